@@ -1,0 +1,95 @@
+// task_group: owns the coroutines that a block spawns. Everything spawned is joined.
+#pragma once
+
+#include "lockstep/core/asio_compat.hpp"
+#include "lockstep/core/wait_list.hpp"
+
+#include <cassert>
+#include <exception>
+#include <list>
+#include <memory>
+#include <utility>
+
+namespace lockstep {
+
+/// Spawned coroutines with one end. Spawned coroutines take values, since they may outlive the caller's frame.
+///
+/// A coroutine that ends by an exception cancels the others, and join() rethrows the first such exception. Ending by
+/// operation_aborted after cancel() is no error.
+/// The destructor never blocks: join first. Coroutines that are still running then are cancelled and left to end on
+/// their own, which is right only when their executor is about to be destroyed with them.
+/// Thread safety: none; use it on its executor only.
+class task_group {
+ public:
+  explicit task_group(asio::any_io_executor executor) : state_(std::make_shared<state>(std::move(executor))) {}
+  task_group(const task_group&) = delete;
+  task_group& operator=(const task_group&) = delete;
+  ~task_group() { state_->cancel(); }
+
+  /// Starts `task` on the group's executor, at the earliest at the caller's next suspension.
+  /// After cancel() the task is destroyed without having run.
+  void spawn(awaitable<void> task) {
+    if (state_->cancelled) return;
+    auto child = state_->children.emplace(state_->children.end());
+    asio::co_spawn(state_->executor, std::move(task),
+                   asio::bind_cancellation_slot(child->slot(), finished{state_, child}));
+  }
+
+  [[nodiscard]] bool idle() const noexcept { return state_->children.empty(); }
+
+  /// Asks every coroutine to stop (terminal cancellation) and lets no new one start.
+  void cancel() { state_->cancel(); }
+
+  /// Waits until every coroutine has ended, also while the caller is being cancelled.
+  /// @throws the first exception that a coroutine ended by.
+  awaitable<void> join() {
+    const std::shared_ptr<state> joined = state_;
+    while (!joined->children.empty()) (void)co_await joined->ended.wait_uncancellable();
+    if (joined->failure) std::rethrow_exception(std::exchange(joined->failure, nullptr));
+  }
+
+ private:
+  struct state {
+    explicit state(asio::any_io_executor on) : executor(std::move(on)), ended(executor) {}
+    asio::any_io_executor executor;
+    std::list<asio::cancellation_signal> children;
+    wait_list ended;
+    std::exception_ptr failure;
+    bool cancelled = false;
+
+    void cancel() {
+      cancelled = true;
+      // A child that ends inside emit() removes itself: step on before.
+      for (auto child = children.begin(); child != children.end();) (child++)->emit(asio::cancellation_type::terminal);
+    }
+  };
+
+  struct finished {
+    std::shared_ptr<state> of;
+    std::list<asio::cancellation_signal>::iterator child;
+
+    void operator()(std::exception_ptr failure) {
+      of->children.erase(child);
+      if (failure && !is_stop(failure) && !of->failure) {
+        of->failure = failure;
+        of->cancel();
+      }
+      if (of->children.empty()) of->ended.notify_all();
+    }
+
+    [[nodiscard]] bool is_stop(const std::exception_ptr& failure) const {
+      if (!of->cancelled) return false;
+      try {
+        std::rethrow_exception(failure);
+      } catch (const std::system_error& error) {
+        return is_cancelled(error.code());
+      } catch (...) {
+        return false;
+      }
+    }
+  };
+
+  std::shared_ptr<state> state_;
+};
+
+}  // namespace lockstep
