@@ -1,0 +1,40 @@
+# Settings of lockstep's own programs (tests, examples, benchmarks, fuzzers). Nothing here reaches a user's targets:
+# all of it is scoped to this project's directories.
+
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+# ccache, unless the user chose a launcher. Precompiled headers need its help.
+find_program(LOCKSTEP_CCACHE ccache DOC "Compiler cache, or empty for none")
+mark_as_advanced(LOCKSTEP_CCACHE)
+if(LOCKSTEP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      "${CMAKE_COMMAND}" -E env
+      "CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime" "${LOCKSTEP_CCACHE}")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    add_compile_options(-fpch-preprocess)
+  elseif(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    add_compile_options("SHELL:-Xclang -fno-pch-timestamp")
+  endif()
+endif()
+
+# Warnings.
+add_compile_options(-Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+if(LOCKSTEP_WERROR)
+  add_compile_options(-Werror)
+endif()
+
+# Sanitizers.
+if(LOCKSTEP_SANITIZE)
+  add_compile_options("-fsanitize=${LOCKSTEP_SANITIZE}" -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options("-fsanitize=${LOCKSTEP_SANITIZE}")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND LOCKSTEP_SANITIZE MATCHES "undefined")
+    # Calls through coroutine frames are not calls through the function type that this check knows.
+    add_compile_options(-fno-sanitize=function)
+  endif()
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND LOCKSTEP_SANITIZE MATCHES "thread")
+    # Asio uses atomic_thread_fence, which g++ says ThreadSanitizer does not model.
+    add_compile_options(-Wno-tsan)
+  endif()
+endif()
