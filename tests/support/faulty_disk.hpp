@@ -58,25 +58,26 @@ inline constexpr std::size_t page_size = 4096;
 inline constexpr std::size_t sector_size = 512;
 
 enum class op_kind {
-  open,              ///< of a file that exists
-  create,            ///< open() that makes the file
+  open,    ///< of a file that exists
+  create,  ///< open() that makes the file
   pread,
-  pwrite,            ///< also the first half of pwrite_datasync
-  datasync,          ///< counted when it begins
-  truncate,          ///< also open() that empties an existing file: `open`, then `truncate`
+  pwrite,    ///< also the first half of pwrite_datasync
+  datasync,  ///< counted when it begins
+  truncate,  ///< also open() that empties an existing file: `open`, then `truncate`
   allocate,
   map,
   rename,
   remove,
   create_directory,
   list,
-  sync_directory,    ///< counted when it begins
+  sync_directory,  ///< counted when it begins
   lock,
 };
 
 inline const char* to_string(op_kind kind) {
-  constexpr std::array names = {"open",   "create", "pread",  "pwrite",           "datasync", "truncate",       "allocate",
-                                "map",    "rename", "remove", "create_directory", "list",     "sync_directory", "lock"};
+  constexpr std::array names = {"open",           "create", "pread",  "pwrite", "datasync",         "truncate",
+                                "allocate",       "map",    "rename", "remove", "create_directory", "list",
+                                "sync_directory", "lock"};
   return names[static_cast<std::size_t>(kind)];
 }
 
@@ -85,10 +86,10 @@ struct op {
   std::uint64_t number = 0;  ///< 0 for the disk's first operation
   op_kind kind{};
   std::string path;
-  std::string to;            ///< of a rename
+  std::string to;  ///< of a rename
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
-  std::error_code error;     ///< how it ended
+  std::error_code error;  ///< how it ended
 
   /// "12 pwrite /log/1.seg [4096, +100): No space left on device"
   [[nodiscard]] std::string description() const {
@@ -112,12 +113,12 @@ enum class times { once, from_then_on };
 
 /// What goes wrong. Name the fields: `disk.inject({.nth = 2, .kinds = {op_kind::datasync}})`.
 struct fault {
-  std::uint64_t nth = 0;                    ///< which of the matching operations from now on; 0 is the next
-  std::vector<op_kind> kinds = {};          ///< empty: all
-  std::string path_contains = {};           ///< empty: any path
+  std::uint64_t nth = 0;            ///< which of the matching operations from now on; 0 is the next
+  std::vector<op_kind> kinds = {};  ///< empty: all
+  std::string path_contains = {};   ///< empty: any path
   std::error_code error = disk_error(EIO);
   times how_often = times::once;
-  std::uint64_t short_write = 0;            ///< bytes that a failing pwrite still puts into the cache
+  std::uint64_t short_write = 0;  ///< bytes that a failing pwrite still puts into the cache
 };
 
 /// What a power loss leaves of that which no sync covered.
@@ -259,7 +260,8 @@ std::uint64_t for_each_crash(std::size_t images_per_crash, Program program, Chec
     faulty_disk disk;
     disk.crash_at(at);
     const auto story = program(disk);
-    const std::string where = disk.crashed() ? "crash at operation " + std::to_string(at) : std::string("crash at the end");
+    const std::string where =
+        disk.crashed() ? "crash at operation " + std::to_string(at) : std::string("crash at the end");
     for_each_crash_image(disk, images_per_crash, [&](faulty_disk& image, const std::string& which) {
       check(image, story, where + ", " + which + "\n" + disk.story());
     });
@@ -378,7 +380,8 @@ struct inode {
   void remember_size(std::uint64_t sequence, std::uint64_t changed) {
     size = changed;
     sizes.push_back({sequence, size});
-    if (sizes.size() > 64 && syncs_in_flight == 0 && sizes[31].size < sizes[32].size && sizes[32].size < sizes[33].size) {
+    if (sizes.size() > 64 && syncs_in_flight == 0 && sizes[31].size < sizes[32].size &&
+        sizes[32].size < sizes[33].size) {
       sizes.erase(sizes.begin() + 32);
     }
   }
@@ -390,11 +393,15 @@ struct inode {
       page_ptr content;
       if (const auto old = durable.find(at->first); old != durable.end()) content = old->second;
       for (; covered != states.end() && covered->sequence <= up_to; ++covered) {
-        if (covered->cut) content = cut_page(content, *covered->cut);
-        else if (!covered->lost) content = covered->content;
+        if (covered->cut)
+          content = cut_page(content, *covered->cut);
+        else if (!covered->lost)
+          content = covered->content;
       }
-      if (content) durable[at->first] = content;
-      else durable.erase(at->first);
+      if (content)
+        durable[at->first] = content;
+      else
+        durable.erase(at->first);
       states.erase(states.begin(), covered);
       at = states.empty() ? pending.erase(at) : std::next(at);
     }
@@ -441,7 +448,8 @@ struct inode {
 
 /// A file that a name or an open handle keeps alive; when the last goes, its space is free again.
 struct live_file {
-  live_file(std::shared_ptr<inode> of, std::shared_ptr<std::uint64_t> used) : node(std::move(of)), pages_used(std::move(used)) {}
+  live_file(std::shared_ptr<inode> of, std::shared_ptr<std::uint64_t> used)
+      : node(std::move(of)), pages_used(std::move(used)) {}
   live_file(const live_file&) = delete;
   live_file& operator=(const live_file&) = delete;
   ~live_file() {
@@ -559,8 +567,9 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
     if (is_crashed) result.error = crashed_error();
     for (std::size_t i = 0; i < faults.size();) {
       fault& each = faults[i];
-      const bool matches = (each.kinds.empty() || std::find(each.kinds.begin(), each.kinds.end(), kind) != each.kinds.end()) &&
-                           (path + to).find(each.path_contains) != std::string::npos;
+      const bool matches =
+          (each.kinds.empty() || std::find(each.kinds.begin(), each.kinds.end(), kind) != each.kinds.end()) &&
+          (path + to).find(each.path_contains) != std::string::npos;
       if (!matches || each.nth > 0) {
         if (matches) --each.nth;
         ++i;
@@ -572,8 +581,10 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
         ++hit;
         if (each.error == crashed_error()) is_crashed = true;
       }
-      if (each.how_often == times::once) faults.erase(faults.begin() + static_cast<std::ptrdiff_t>(i));
-      else ++i;
+      if (each.how_often == times::once)
+        faults.erase(faults.begin() + static_cast<std::ptrdiff_t>(i));
+      else
+        ++i;
     }
     history.back().error = result.error;
     return result;
@@ -667,7 +678,11 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
     const directory::cached_entry moved = *source->entry();
     source->parent->cached.erase(source->name);
     target->parent->cached[target->name] = moved;
-    name_changes.push_back({++sequence, source->parent, target->parent, source->name, target->name,
+    name_changes.push_back({++sequence,
+                            source->parent,
+                            target->parent,
+                            source->name,
+                            target->name,
                             {moved.file ? moved.file->node : nullptr, moved.folder}});
   }
 
@@ -862,8 +877,10 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
     }
     std::vector<detail::name_change> left;
     for (std::size_t i = 0; i < name_changes.size(); ++i) {
-      if (covered[i]) name_changes[i].apply([](directory& of) -> auto& { return of.durable; });
-      else left.push_back(std::move(name_changes[i]));
+      if (covered[i])
+        name_changes[i].apply([](directory & of) -> auto& { return of.durable; });
+      else
+        left.push_back(std::move(name_changes[i]));
     }
     name_changes = std::move(left);
   }
@@ -900,15 +917,19 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
   template <class Visit>  // void(const std::string& path, const std::shared_ptr<inode>&)
   static void walk_cached(const directory& at, const std::string& prefix, Visit visit) {
     for (const auto& [name, entry] : at.cached) {
-      if (entry.file) visit(prefix + "/" + name, entry.file->node);
-      else walk_cached(*entry.folder, prefix + "/" + name, visit);
+      if (entry.file)
+        visit(prefix + "/" + name, entry.file->node);
+      else
+        walk_cached(*entry.folder, prefix + "/" + name, visit);
     }
   }
   template <class Visit>
   static void walk_durable(const directory& at, const std::string& prefix, Visit visit) {
     for (const auto& [name, entry] : at.durable) {
-      if (entry.file) visit(prefix + "/" + name, entry.file);
-      else walk_durable(*entry.folder, prefix + "/" + name, visit);
+      if (entry.file)
+        visit(prefix + "/" + name, entry.file);
+      else
+        walk_durable(*entry.folder, prefix + "/" + name, visit);
     }
   }
 
@@ -918,8 +939,10 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
     const auto visit = [&](const std::string& at, const std::shared_ptr<inode>& node) {
       if (at == wanted) found = node;
     };
-    if (which == view::cached) walk_cached(*root, "", visit);
-    else walk_durable(*root, "", visit);
+    if (which == view::cached)
+      walk_cached(*root, "", visit);
+    else
+      walk_durable(*root, "", visit);
     return found;
   }
 
@@ -979,8 +1002,12 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
     copier copies{image->used_pages, {}, {}};
     image->root = copies.copy(root);
     for (const detail::name_change& each : name_changes) {
-      image->name_changes.push_back({each.sequence, copies.copy(each.from), copies.copy(each.to), each.from_name,
-                                     each.to_name, {copies.copy(each.what.file), copies.copy(each.what.folder)}});
+      image->name_changes.push_back({each.sequence,
+                                     copies.copy(each.from),
+                                     copies.copy(each.to),
+                                     each.from_name,
+                                     each.to_name,
+                                     {copies.copy(each.what.file), copies.copy(each.what.folder)}});
     }
     image->sequence = sequence;
     image->capacity_pages = capacity_pages;
@@ -1028,15 +1055,17 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
         chosen = random() % candidates.size();
         torn = chosen + 1 < candidates.size() && random() % 4 == 0;
       }
-      inode::place(bytes, number, torn ? mixed(candidates[chosen].content, candidates[chosen + 1].content, random)
-                                       : candidates[chosen].content);
+      inode::place(bytes, number,
+                   torn ? mixed(candidates[chosen].content, candidates[chosen + 1].content, random)
+                        : candidates[chosen].content);
     }
     return bytes;
   }
 
   // The states of a page that a power loss may leave, given which truncates survived: the durable one first.
   static std::vector<candidate> candidates_of(const inode& file, std::uint64_t number,
-                                     const std::vector<inode::page_state>& states, std::uint64_t truncated_up_to) {
+                                              const std::vector<inode::page_state>& states,
+                                              std::uint64_t truncated_up_to) {
     std::vector<candidate> result(1);
     if (const auto old = file.durable.find(number); old != file.durable.end()) result[0].content = old->second;
     for (const inode::page_state& each : states) {
@@ -1057,8 +1086,10 @@ struct faulty_disk::state : std::enable_shared_from_this<faulty_disk::state> {
     if (a) result = *a;
     for (std::size_t at = 0; at < page_size; at += sector_size) {
       if (random() % 2 == 0) continue;
-      if (b) std::memcpy(result.data() + at, b->data() + at, sector_size);
-      else std::memset(result.data() + at, 0, sector_size);
+      if (b)
+        std::memcpy(result.data() + at, b->data() + at, sector_size);
+      else
+        std::memset(result.data() + at, 0, sector_size);
     }
     return detail::page_of(result.data());
   }
@@ -1140,7 +1171,8 @@ inline const std::vector<op>& faulty_disk::history() const { return state_->hist
 inline std::string faulty_disk::story(std::size_t last) const {
   std::string text;
   const auto& all = state_->history;
-  for (std::size_t i = all.size() > last ? all.size() - last : 0; i < all.size(); ++i) text += all[i].description() + "\n";
+  for (std::size_t i = all.size() > last ? all.size() - last : 0; i < all.size(); ++i)
+    text += all[i].description() + "\n";
   return text;
 }
 inline void faulty_disk::on_operation(std::function<void(const op&)> hook) { state_->hook = std::move(hook); }
@@ -1148,12 +1180,16 @@ inline void faulty_disk::on_operation(std::function<void(const op&)> hook) { sta
 inline std::vector<std::string> faulty_disk::files(view which) const {
   std::vector<std::string> paths;
   const auto visit = [&paths](const std::string& path, const auto&) { paths.push_back(path); };
-  if (which == view::cached) state::walk_cached(*state_->root, "", visit);
-  else state::walk_durable(*state_->root, "", visit);
+  if (which == view::cached)
+    state::walk_cached(*state_->root, "", visit);
+  else
+    state::walk_durable(*state_->root, "", visit);
   std::sort(paths.begin(), paths.end());
   return paths;
 }
-inline bool faulty_disk::exists(const std::string& path, view which) const { return state_->find(path, which) != nullptr; }
+inline bool faulty_disk::exists(const std::string& path, view which) const {
+  return state_->find(path, which) != nullptr;
+}
 inline std::optional<std::vector<std::byte>> faulty_disk::bytes(const std::string& path, view which) const {
   const auto found = state_->find(path, which);
   if (!found) return std::nullopt;
@@ -1172,7 +1208,8 @@ inline void faulty_disk::replace(const std::string& path, bytes_view bytes) {
   const auto parent = state_->make_directory(parts);
   auto& entry = parent->cached[name];
   if (entry.folder) throw std::logic_error("faulty_disk: " + path + " is a directory");
-  if (!entry.file) entry.file = std::make_shared<detail::live_file>(std::make_shared<detail::inode>(), state_->used_pages);
+  if (!entry.file)
+    entry.file = std::make_shared<detail::live_file>(std::make_shared<detail::inode>(), state_->used_pages);
   detail::inode& file = *entry.file->node;
   file.become(bytes);
   *state_->used_pages -= file.blocks.size();
@@ -1197,9 +1234,11 @@ inline void faulty_disk::flip_bit(const std::string& path, std::uint64_t offset,
     for (auto& each : states->second) flip(each.content);
   }
 }
-inline void faulty_disk::make_directory(const std::string& path) { (void)state_->make_directory(detail::parts_of(path)); }
+inline void faulty_disk::make_directory(const std::string& path) {
+  (void)state_->make_directory(detail::parts_of(path));
+}
 inline void faulty_disk::settle() {
-  for (const auto& each : state_->name_changes) each.apply([](detail::directory& of) -> auto& { return of.durable; });
+  for (const auto& each : state_->name_changes) each.apply([](detail::directory & of) -> auto& { return of.durable; });
   state_->name_changes.clear();
   state::walk_cached(*state_->root, "", [this](const std::string&, const std::shared_ptr<detail::inode>& file) {
     file->make_durable(state_->sequence);
@@ -1207,7 +1246,9 @@ inline void faulty_disk::settle() {
 }
 inline std::uint64_t faulty_disk::fingerprint() const {
   std::string all;
-  const auto add_number = [&all](std::uint64_t value) { all.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  const auto add_number = [&all](std::uint64_t value) {
+    all.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
   state::walk_cached(*state_->root, "", [&](const std::string& path, const std::shared_ptr<detail::inode>& file) {
     all += path;
     add_number(file->size);
@@ -1216,6 +1257,8 @@ inline std::uint64_t faulty_disk::fingerprint() const {
   return xxh3_64(as_bytes(all));
 }
 inline faulty_disk faulty_disk::process_crash() const { return faulty_disk(state_->after_process_crash()); }
-inline faulty_disk faulty_disk::power_loss(const power_cut& cut) const { return faulty_disk(state_->after_power_loss(cut)); }
+inline faulty_disk faulty_disk::power_loss(const power_cut& cut) const {
+  return faulty_disk(state_->after_power_loss(cut));
+}
 
 }  // namespace lockstep::test

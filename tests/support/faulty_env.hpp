@@ -36,7 +36,8 @@ class sync_job : public std::enable_shared_from_this<sync_job> {
  public:
   using state = faulty_disk::state;
 
-  sync_job(std::shared_ptr<state> disk, const asio::any_io_executor& executor, const void* owner, std::error_code* result)
+  sync_job(std::shared_ptr<state> disk, const asio::any_io_executor& executor, const void* owner,
+           std::error_code* result)
       : disk_(std::move(disk)),
         executor_(asio::prefer(executor, asio::execution::outstanding_work.tracked)),
         owner_(owner),
@@ -128,15 +129,19 @@ class faulty_env {
   ~faulty_env() {
     std::vector<disk_state::held_sync> others;
     for (auto& each : std::exchange(disk_->held, {})) {
-      if (each.owner == this) each.let_end();
-      else others.push_back(std::move(each));
+      if (each.owner == this)
+        each.let_end();
+      else
+        others.push_back(std::move(each));
     }
     disk_->held = std::move(others);
   }
 
   [[nodiscard]] const asio::any_io_executor& get_executor() const noexcept { return real_.get_executor(); }
   [[nodiscard]] time_point now() const noexcept { return real_.now() + skipped_; }
-  [[nodiscard]] wall_time wall_now() const noexcept { return (frozen_wall_ ? *frozen_wall_ : real_.wall_now()) + wall_offset_; }
+  [[nodiscard]] wall_time wall_now() const noexcept {
+    return (frozen_wall_ ? *frozen_wall_ : real_.wall_now()) + wall_offset_;
+  }
   std::uint64_t random() noexcept { return real_.random(); }
 
   awaitable<stream> connect(const address& where, duration timeout) { return real_.connect(where, timeout); }
@@ -230,15 +235,17 @@ class faulty_env::file {
                             });
   }
   awaitable<std::error_code> pwrite_datasync(std::uint64_t offset, std::span<const bytes_view> from, sync_on where) {
-    return detail::run_sync(disk_, executor_, owner_, where,
-                            [disk = disk_, file = file_, path = path_, offset, from,
-                             writable = writable_](disk_state::sync& sync) {
-                              const std::error_code ec = disk->pwrite(*file->node, path, offset, from, writable);
-                              if (!ec) sync = disk->begin_datasync(file->node, path);
-                              return ec;
-                            });
+    return detail::run_sync(
+        disk_, executor_, owner_, where,
+        [disk = disk_, file = file_, path = path_, offset, from, writable = writable_](disk_state::sync& sync) {
+          const std::error_code ec = disk->pwrite(*file->node, path, offset, from, writable);
+          if (!ec) sync = disk->begin_datasync(file->node, path);
+          return ec;
+        });
   }
-  void truncate(std::uint64_t length, std::error_code& ec) { disk_->truncate(*file_->node, path_, length, ec, writable_); }
+  void truncate(std::uint64_t length, std::error_code& ec) {
+    disk_->truncate(*file_->node, path_, length, ec, writable_);
+  }
   void allocate(std::uint64_t offset, std::uint64_t length, std::error_code& ec) {
     disk_->allocate(*file_->node, path_, offset, length, ec, writable_);
   }
@@ -267,7 +274,9 @@ class faulty_env::file_lock {
  public:
   file_lock() = default;
   file_lock(file_lock&& other) noexcept
-      : disk_(std::move(other.disk_)), file_(std::move(other.file_)), holder_pid_(std::exchange(other.holder_pid_, 0)) {}
+      : disk_(std::move(other.disk_)),
+        file_(std::move(other.file_)),
+        holder_pid_(std::exchange(other.holder_pid_, 0)) {}
   file_lock& operator=(file_lock&& other) noexcept {
     release();
     disk_ = std::move(other.disk_);

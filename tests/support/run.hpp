@@ -4,8 +4,8 @@
 
 #include "lockstep/core/asio_compat.hpp"
 
-#include <asio/io_context.hpp>
 #include <gtest/gtest.h>
+#include <asio/io_context.hpp>
 
 #include <chrono>
 #include <cstdio>
@@ -50,7 +50,8 @@ bool run_until(asio::io_context& io, Condition condition, std::chrono::nanosecon
 
 /// Runs `io` for `span` of real time, to see that something does not happen.
 inline void run_for(asio::io_context& io, std::chrono::nanoseconds span) {
-  (void)run_until(io, [] { return false; }, span);
+  (void)run_until(
+      io, [] { return false; }, span);
 }
 
 /// A coroutine that was started by start(). Copies refer to the same coroutine.
