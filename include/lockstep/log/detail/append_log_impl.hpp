@@ -1,0 +1,823 @@
+// The bodies of log/append_log.hpp, in the order of a record's life: staged, flushed, acknowledged, read; then the
+// changes of the ends, opening and closing.
+#pragma once
+
+#include "lockstep/log/append_log.hpp"
+
+#include <algorithm>
+
+namespace lockstep {
+
+namespace detail {
+
+/// What prewriting writes.
+inline bytes_view zero_block() noexcept {
+  static constexpr std::array<std::byte, 64 << 10> zeros{};
+  return zeros;
+}
+
+inline std::string parent_directory(const std::string& path) {
+  const std::size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+}  // namespace detail
+
+// --- staging ------------------------------------------------------------------------------------------------------------
+
+template <environment Env>
+detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
+  throw_if_unusable();
+  if (unsynced_bytes_ != 0 && unsynced_bytes_ + bytes > options_.max_unsynced_bytes) fail_append(errc::overloaded);
+
+  const std::uint64_t end = staged_offset_ + bytes;
+  if (end > options_.segment_bytes && staged_offset_ > log_format::segment_header_bytes) {
+    prepared_.push_back(prepare_file(log_format::segment_header_bytes + bytes));
+    staged_offset_ = log_format::segment_header_bytes;
+    return tail_.add(bytes, staged_offset_, staged_, true);
+  }
+  if (prepared_.empty()) {
+    reserve(*active_, reserved_, prewritten_, end);
+  } else {
+    reserve(*prepared_.back().opened, prepared_.back().reserved, prepared_.back().prewritten, end);
+  }
+  detail::tail_chunk* const open = tail_.back();
+  if (open && open->capacity - open->used >= bytes) return *open;
+  return tail_.add(bytes, staged_offset_, staged_, false);
+}
+
+template <environment Env>
+void basic_append_log<Env>::added(detail::tail_chunk& chunk, std::size_t bytes) {
+  chunk.used += bytes;
+  chunk.last = staged_;
+  staged_offset_ += bytes;
+  unsynced_bytes_ += bytes;
+  work_.notify_one();
+  grown_staged_.notify_all();
+}
+
+// Space is reserved before anything is staged, so that a full disk refuses an append and not a write (P4).
+template <environment Env>
+void basic_append_log<Env>::reserve(file& target, std::uint64_t& reserved, std::uint64_t& prewritten,
+                                    std::uint64_t end) {
+  if (end <= reserved) return;
+  std::error_code ec;
+  std::uint64_t upto = std::max(end, std::min(reserved + options_.reserve_bytes, options_.segment_bytes));
+  target.allocate(reserved, upto - reserved, ec);
+  if (ec == std::errc::no_space_on_device && upto != end) {
+    upto = end;
+    target.allocate(reserved, upto - reserved, ec);
+  }
+  if (ec == std::errc::not_supported) {  // P3
+    ec.clear();
+    for (std::uint64_t at = std::max(reserved, prewritten); at < upto && !ec;) {
+      const bytes_view zeros = detail::zero_block().first(std::min<std::uint64_t>(detail::zero_block().size(), upto - at));
+      target.pwrite(at, {&zeros, 1}, ec);
+      if (!ec) prewritten = at += zeros.size();
+    }
+  }
+  if (ec) fail_append(ec);
+  reserved = upto;
+}
+
+template <environment Env>
+auto basic_append_log<Env>::prepare_file(std::uint64_t end) -> prepared_file {
+  prepared_file result;
+  const std::string name = path(log_files::numbered(staged_.index + 1, log_files::temporary_suffix));
+  std::error_code ec;
+  if (!recycled_.empty()) {
+    env_.rename(path(recycled_.back()), name, ec);
+    if (ec) fail_append(ec);
+    recycled_.pop_back();
+    result.recycled = true;
+  }
+  result.opened = std::make_shared<file>(
+      env_.open(name, result.recycled ? open_mode::read_write : open_mode::truncate, ec));
+  if (!ec && result.recycled) result.reserved = result.prewritten = result.opened->size(ec);
+  if (ec) fail_append(ec);
+  try {
+    reserve(*result.opened, result.reserved, result.prewritten, end);
+  } catch (const std::system_error&) {
+    env_.remove(name, ec);
+    throw;
+  }
+  return result;
+}
+
+template <environment Env>
+log_codec::record_verdict basic_append_log<Env>::append_encoded(bytes_view records) {
+  while (!records.empty()) {
+    record next;
+    const log_codec::record_verdict verdict = log_codec::decode_record(records, staged_, next);
+    if (verdict != log_codec::record_verdict::ok) return verdict;
+    if (next.payload.size() > options_.max_payload_bytes) fail_append(errc::record_too_large);
+    const std::size_t bytes = log_format::record_bytes(next.payload.size());
+    detail::tail_chunk& chunk = room_for(bytes);
+    std::memcpy(chunk.data.get() + chunk.used, records.data(), bytes);
+    staged_ = next.position();
+    added(chunk, bytes);
+    records = records.subspan(bytes);
+  }
+  return log_codec::record_verdict::ok;
+}
+
+// --- flushing -----------------------------------------------------------------------------------------------------------
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::flush_staged() {
+  for (;;) {
+    while (!staged_anything() && !closing_ && !failure_) (void)co_await work_.wait_uncancellable();
+    if (closing_ || failure_) co_return;
+    {
+      const turn held = co_await take_turn();
+      const std::error_code ec = co_await flush();
+      if (ec) fail(ec);
+    }
+    // Whoever was just acknowledged may append again before the next write: larger groups.
+    co_await asio::post(env_.get_executor(), use_awaitable);
+  }
+}
+
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::flush() {
+  if (failure_) co_return failure_;
+  const index_t upto = staged_.index;
+  while (written_.index < upto) {
+    const std::error_code ec = co_await flush_one_segment();
+    if (ec) co_return ec;
+  }
+  if (options_.sync == sync_policy::interval && dirty_bytes_ > options_.max_unsynced_bytes / 2) {
+    co_return co_await sync_active();
+  }
+  co_return std::error_code();
+}
+
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::flush_one_segment() {
+  const auto& chunks = tail_.chunks();
+  std::size_t i = 0;
+  while (chunks[i]->written == chunks[i]->used) ++i;
+  if (chunks[i]->opens_segment) {
+    const detail::hot_tail::chunk_ptr opening = chunks[i];
+    const std::error_code ec = co_await open_next_segment(opening->before);
+    if (ec) co_return ec;
+    opening->opens_segment = false;
+    i = 0;
+    while (chunks[i] != opening) ++i;
+  }
+
+  // What the disk thread reads is kept alive by this frame, and the bytes it reads do not change: later appends go behind
+  // them.
+  std::vector<detail::hot_tail::chunk_ptr> flying = std::move(flying_);
+  std::vector<bytes_view> gather = std::move(gather_);
+  const std::shared_ptr<file> target = active_;
+  flying.clear();
+  gather.clear();
+  const std::uint64_t begin = chunks[i]->offset + chunks[i]->written;
+  std::uint64_t end = begin;
+  for (; i < chunks.size() && !chunks[i]->opens_segment; ++i) {
+    const detail::tail_chunk& chunk = *chunks[i];
+    gather.push_back({chunk.data.get() + chunk.written, chunk.used - chunk.written});
+    end += chunk.used - chunk.written;
+    flying.push_back(chunks[i]);
+  }
+  const position upto = flying.back()->last;
+  const std::size_t last_used = flying.back()->used;
+  const std::uint64_t bytes = end - begin;
+
+  // A datasync of a file that grows costs half as much again: let it grow ahead, unless the write is large anyway.
+  std::uint64_t size = end;
+  if (syncs() && end > prewritten_ && bytes * 16 <= options_.prewrite_bytes && prepared_.empty()) {
+    const std::uint64_t zeros_end = std::min(end + options_.prewrite_bytes, reserved_);
+    while (size < zeros_end) {
+      gather.push_back(detail::zero_block().first(std::min<std::uint64_t>(detail::zero_block().size(), zeros_end - size)));
+      size += gather.back().size();
+    }
+  }
+
+  in_flight_ = upto.index;
+  flight_list_ = 1 - flight_list_;
+  std::error_code ec;
+  if (options_.sync == sync_policy::always) {
+    ec = co_await target->pwrite_datasync(begin, gather, options_.sync_where);
+  } else {
+    target->pwrite(begin, gather, ec);
+  }
+  if (!ec) {
+    prewritten_ = std::max(prewritten_, size);
+    segments_.back().end = end;
+    for (const auto& chunk : flying) chunk->written = chunk->used;
+    flying.back()->written = last_used;
+    written_ = upto;
+    if (options_.sync == sync_policy::interval) {
+      dirty_bytes_ += bytes;
+    } else {
+      unsynced_bytes_ -= bytes;
+    }
+    if (options_.sync == sync_policy::always) record_synced(upto);
+    acknowledge(upto);
+  }
+  flying.clear();
+  flying_ = std::move(flying);
+  gather_ = std::move(gather);
+  co_return ec;
+}
+
+// The active segment is full: everything staged before `base`'s successor is written. D1: the new file is complete and
+// synced before it gets its name.
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const position& base) {
+  std::error_code ec;
+  if (options_.sync == sync_policy::interval) ec = co_await sync_active();
+  if (ec) co_return ec;
+
+  const prepared_file next = prepared_.front();
+  segment added;
+  added.header.flags = (syncs() ? log_format::predecessor_sealed : 0) | (next.recycled ? log_format::recycled : 0);
+  added.header.base = base;
+  added.header.predecessor_bytes = segments_.back().end;
+  added.header.created_ns = static_cast<std::uint64_t>(env_.wall_now().time_since_epoch().count());
+  added.header.in_flight_limit = segments_.back().header.in_flight_limit;
+  added.end = log_format::segment_header_bytes;
+  added.header.encode(header_page_);
+  const bytes_view page(header_page_);
+  if (syncs()) {
+    ec = co_await next.opened->pwrite_datasync(0, {&page, 1}, options_.sync_where);
+  } else {
+    next.opened->pwrite(0, {&page, 1}, ec);
+  }
+  if (!ec) env_.rename(path(log_files::numbered(base.index + 1, log_files::temporary_suffix)), path_of(added.header), ec);
+  if (!ec && syncs()) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (ec) co_return ec;
+
+  if (!syncs()) {
+    closed_unsynced_.emplace_back(active_, written_);
+    if (closed_unsynced_.size() == 1) tasks_.spawn(sync_closed_segments());
+  }
+  active_ = next.opened;
+  prewritten_ = std::max<std::uint64_t>(next.prewritten, log_format::segment_header_bytes);
+  reserved_ = next.reserved;
+  prepared_.pop_front();
+  segments_.push_back(std::move(added));
+  co_return ec;
+}
+
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::sync_active() {
+  if (synced_.index == written_.index) co_return std::error_code();
+  const std::shared_ptr<file> target = active_;
+  const position upto = written_;
+  const std::uint64_t bytes = std::exchange(dirty_bytes_, 0);
+  const std::error_code ec = co_await target->datasync(options_.sync_where);
+  if (ec) co_return ec;
+  unsynced_bytes_ -= bytes;
+  record_synced(upto);
+  co_return ec;
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync_regularly() {
+  while (!closing_ && !failure_) {
+    sync_timer_.expires_after(options_.sync_interval);
+    (void)co_await sync_timer_.wait();
+    const turn held = co_await take_turn();
+    if (closing_ || failure_) co_return;
+    const std::error_code ec = co_await sync_active();
+    if (ec) fail(ec);
+  }
+}
+
+// sync_policy::never: full segments, oldest first, so that what is scanned at the next open stays small.
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync_closed_segments() {
+  while (!closed_unsynced_.empty() && !failure_) {
+    const auto [target, upto] = closed_unsynced_.front();
+    std::error_code ec = co_await target->datasync(sync_on::disk_thread);
+    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
+    if (ec) fail(ec);
+    // A rewind may have emptied the queue meanwhile.
+    if (!ec && !closed_unsynced_.empty() && closed_unsynced_.front().first == target) {
+      record_synced(upto);
+      closed_unsynced_.pop_front();
+    }
+    closed_synced_.notify_all();
+  }
+}
+
+// The watermark is a lower bound: a write of it that fails or is lost leaves a lower one, which is as true.
+template <environment Env>
+void basic_append_log<Env>::record_synced(const position& upto) {
+  if (upto.index <= synced_.index) return;
+  synced_ = upto;
+  std::array<std::byte, log_format::watermark_bytes> bytes;
+  log_codec::encode_watermark(bytes.data(), synced_);
+  const bytes_view view(bytes);
+  std::error_code ignored;
+  watermark_file_.pwrite(0, {&view, 1}, ignored);
+}
+
+template <environment Env>
+void basic_append_log<Env>::acknowledge(const position& upto) {
+  acked_ = upto;
+  for (const auto& chunk : tail_.chunks()) chunk->acked = chunk->written;
+  tail_.trim(options_.hot_tail_bytes);
+  acks_of_flight().notify_all();
+  grown_durable_.notify_all();
+}
+
+// F1: after a failed write or sync nobody knows what the disk holds, and asking again would not tell.
+template <environment Env>
+void basic_append_log<Env>::fail(std::error_code ec) {
+  if (failure_) return;
+  failure_ = ec;
+  for (wait_list& each : ack_lists_) each.notify_all(errc::log_failed);
+  grown_staged_.notify_all(errc::log_failed);
+  grown_durable_.notify_all(errc::log_failed);
+  work_.notify_all();
+  sync_timer_.cancel();
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync_owned() {
+  const turn held = co_await take_turn();
+  std::error_code ec = co_await flush();
+  if (!ec && !syncs()) {
+    while (!closed_unsynced_.empty() && !failure_) (void)co_await closed_synced_.wait_uncancellable();
+    ec = failure_ ? failure_ : co_await env_.sync_directory(directory_, options_.sync_where);
+  }
+  if (!ec) ec = co_await sync_active();
+  throw_if_failed(ec);
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync() {
+  throw_if_unusable();
+  co_await run_owned(sync_owned());
+}
+
+// --- reading ------------------------------------------------------------------------------------------------------------
+
+template <environment Env>
+std::size_t basic_append_log<Env>::number_of_segment(index_t index) const noexcept {
+  const auto after = std::upper_bound(segments_.begin(), segments_.end(), index, [](index_t i, const segment& each) {
+    return i <= each.header.base.index;
+  });
+  return static_cast<std::size_t>(after - segments_.begin()) - 1;
+}
+
+template <environment Env>
+index_t basic_append_log<Env>::segment_of(index_t index) const noexcept {
+  if (index <= base().index || index > written_.index) return 0;
+  return segments_[number_of_segment(index)].header.first_index();
+}
+
+template <environment Env>
+std::uint64_t basic_append_log<Env>::size_bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (const segment& each : segments_) sum += each.end;
+  return sum;
+}
+
+template <environment Env>
+auto basic_append_log<Env>::reader_of(segment& of) -> std::shared_ptr<reader> {
+  std::shared_ptr<reader> mapped = of.mapped.lock();
+  if (mapped && mapped->bytes().size() >= of.end) return mapped;
+  std::error_code ec;
+  const bool growing = &of == &segments_.back();
+  const std::string name = path_of(of.header);
+  const file opened = env_.open(name, open_mode::read, ec);
+  typename Env::mapping bytes;
+  // The file being written is mapped as far as it may grow, and read only as far as it was written.
+  if (!ec) bytes = opened.map(0, growing ? std::max(of.end, options_.segment_bytes) : of.end, ec);
+  if (ec) throw std::system_error(ec, "cannot read " + name);
+  mapped = std::make_shared<reader>(std::move(bytes), of.header.base);
+  of.mapped = mapped;
+  return mapped;
+}
+
+template <environment Env>
+record_batch basic_append_log<Env>::read_from_tail(read_place& place, const detail::hot_tail::chunk_ptr& chunk,
+                                                   std::size_t max_bytes, index_t end, visibility seen) {
+  const bytes_view all(chunk->data.get(), seen == visibility::durable ? chunk->acked : chunk->used);
+  if (place.source != chunk) {
+    place.offset = walk_records(all, chunk->first_index(), place.next, all.size()).bytes;
+    place.source = chunk;
+    place.reader.reset();
+  }
+  const bytes_view rest = all.subspan(place.offset);
+  record_walk walk;
+  if (rest.size() <= max_bytes) {
+    walk.bytes = rest.size();
+    walk.next = std::min(end, chunk->last.index + 1);
+    walk.chain = walk.next == end ? (seen == visibility::durable ? acked_ : staged_).chain : chunk->last.chain;
+  } else {
+    walk = walk_records(rest, place.next, end, max_bytes);
+  }
+  record_batch batch(rest.first(walk.bytes), place.next, walk.next - 1, chunk);
+  place.offset += walk.bytes;
+  place.next = walk.next;
+  place.chain = walk.chain;
+  return batch;
+}
+
+template <environment Env>
+record_batch basic_append_log<Env>::read(read_place& place, std::size_t max_bytes, visibility seen) {
+  if (closed_) throw_if_unusable();
+  const index_t end = (seen == visibility::durable ? acked_ : staged_).index + 1;
+  if (place.next > staged_.index + 1) throw std::system_error(errc::out_of_range, where("reading beyond the end of"));
+  if (place.next <= base().index) throw std::system_error(errc::compacted, where("reading before the start of"));
+  if (place.next >= end) return {};
+  if (const auto* const chunk = tail_.find(place.next)) return read_from_tail(place, *chunk, max_bytes, end, seen);
+
+  const std::size_t number = number_of_segment(place.next);
+  segment& from = segments_[number];
+  const index_t last_in_segment =
+      number + 1 < segments_.size() ? segments_[number + 1].header.base.index : written_.index;
+  const std::shared_ptr<reader> mapped = reader_of(from);
+  if (place.reader != mapped) {
+    place.offset = mapped->offset_of(place.next, from.end);
+    place.reader = mapped;
+    place.source = mapped;
+  }
+  record_walk walk;
+  if (place.offset != 0) {
+    const bytes_view rest = mapped->bytes().subspan(place.offset, from.end - place.offset);
+    walk = walk_records(rest, place.next, std::min(end, last_in_segment + 1), max_bytes);
+  }
+  if (walk.bytes == 0) {
+    place.reader.reset();
+    place.source.reset();
+    throw std::system_error(errc::corrupt,
+                            "record " + std::to_string(place.next) + " in " + path_of(from.header));
+  }
+  record_batch batch(mapped->bytes().subspan(place.offset, walk.bytes), place.next, walk.next - 1, mapped);
+  place.offset += walk.bytes;
+  place.next = walk.next;
+  place.chain = walk.chain;
+  return batch;
+}
+
+template <environment Env>
+std::optional<position> basic_append_log<Env>::position_at(index_t index) {
+  if (index == staged_.index) return staged_;
+  if (index > staged_.index || index < base().index) return std::nullopt;
+  for (const segment& each : segments_) {
+    if (each.header.base.index == index) return each.header.base;
+  }
+  read_place place;
+  place.next = index;
+  return (*read(place, 1, visibility::staged).begin()).position();
+}
+
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::readable(index_t index, visibility seen) {
+  const std::uint64_t rewinds = rewinds_;
+  while (rewinds == rewinds_ && index > (seen == visibility::durable ? acked_ : staged_).index) {
+    if (closing_) co_return errc::closed;
+    if (failure_) co_return errc::log_failed;
+    wait_list& joined = seen == visibility::durable ? grown_durable_ : grown_staged_;
+    const std::error_code ec = co_await joined.wait();
+    if (is_cancelled(ec)) co_return ec;
+  }
+  co_return std::error_code();
+}
+
+// --- changing the ends --------------------------------------------------------------------------------------------------
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::run_owned(awaitable<void> work) {
+  struct outcome {
+    bool ended = false;
+    std::exception_ptr failure;
+  };
+  const auto shared = std::make_shared<outcome>();
+  tasks_.spawn([](basic_append_log& log, awaitable<void> owned, std::shared_ptr<outcome> into) -> awaitable<void> {
+    try {
+      co_await std::move(owned);
+    } catch (...) {
+      into->failure = std::current_exception();  // rethrown to whoever asked
+    }
+    into->ended = true;
+    log.owned_ended_.notify_all();
+  }(*this, std::move(work), shared));
+  while (!shared->ended) {
+    const std::error_code ec = co_await owned_ended_.wait();
+    if (is_cancelled(ec)) throw std::system_error(ec);
+  }
+  if (shared->failure) std::rethrow_exception(shared->failure);
+}
+
+// A file with its final name is complete and durable when this returns (D1).
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::write_new_file(std::string name, std::span<const bytes_view> content,
+                                                                 std::shared_ptr<file>* opened) {
+  const std::string temporary = path(name + std::string(log_files::temporary_suffix));
+  std::error_code ec;
+  auto target = std::make_shared<file>(env_.open(temporary, open_mode::truncate, ec));
+  if (!ec) ec = co_await target->pwrite_datasync(0, content, options_.sync_where);
+  if (!ec) env_.rename(temporary, path(name), ec);
+  if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (!ec && opened) *opened = std::move(target);
+  co_return ec;
+}
+
+// Gives the last segment a new file that holds just these records. The old file stays as it is for whoever has it mapped.
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::rewrite_segment(segment_header header, bytes_view records) {
+  header.flags &= ~log_format::recycled;
+  header.in_flight_limit = syncs() ? std::max<std::uint64_t>(options_.max_unsynced_bytes,
+                                                             log_format::record_bytes(options_.max_payload_bytes))
+                                   : 0;
+  header.encode(header_page_);
+  const std::array<bytes_view, 2> content{bytes_view(header_page_), records};
+  std::shared_ptr<file> opened;
+  const std::error_code ec = co_await write_new_file(log_files::segment_name(header.first_index()), content, &opened);
+  if (ec) co_return ec;
+  active_ = std::move(opened);
+  segment rewritten;
+  rewritten.header = header;
+  rewritten.end = log_format::segment_header_bytes + records.size();
+  segments_.push_back(std::move(rewritten));
+  co_return ec;
+}
+
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::remove_and_sync(std::string name) {
+  std::error_code ec;
+  env_.remove(path(name), ec);
+  if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  co_return ec;
+}
+
+// Before records are taken back, the watermark must not name them any more.
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::lower_watermark(const position& to) {
+  std::array<std::byte, log_format::watermark_bytes> bytes;
+  log_codec::encode_watermark(bytes.data(), to);
+  const bytes_view view(bytes);
+  co_return co_await watermark_file_.pwrite_datasync(0, {&view, 1}, options_.sync_where);
+}
+
+/// The log now ends at `last`, all of it durable, in a segment file of `end` bytes.
+template <environment Env>
+void basic_append_log<Env>::begin_at(const position& last, std::uint64_t end) {
+  staged_ = written_ = acked_ = last;
+  synced_ = position{};
+  record_synced(last);
+  in_flight_ = last.index;
+  staged_offset_ = reserved_ = prewritten_ = end;
+  unsynced_bytes_ = dirty_bytes_ = 0;
+  tail_.clear();
+  closed_unsynced_.clear();
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::truncate_suffix_owned(index_t keep) {
+  const turn held = co_await take_turn();
+  throw_if_failed(co_await flush());
+  if (keep >= staged_.index) co_return;
+  if (keep < base().index) throw std::system_error(errc::compacted, where("truncating before the start of"));
+  const std::optional<position> last = position_at(keep);
+  throw_if_failed(co_await lower_watermark(*last));
+  while (segments_.size() > 1 && segments_.back().header.base.index >= keep) {
+    throw_if_failed(co_await remove_and_sync(log_files::segment_name(segments_.back().header.first_index())));
+    segments_.pop_back();
+  }
+  segment& cut = segments_.back();
+  const std::shared_ptr<reader> mapped = reader_of(cut);
+  const std::uint64_t end = keep == cut.header.base.index ? log_format::segment_header_bytes
+                                                          : mapped->offset_of(keep + 1, cut.end);
+  if (end == 0) throw_if_failed(errc::corrupt);
+  const segment_header header = cut.header;
+  segments_.pop_back();
+  throw_if_failed(co_await rewrite_segment(
+      header, mapped->bytes().subspan(log_format::segment_header_bytes, end - log_format::segment_header_bytes)));
+  begin_at(*last, end);
+  ++rewinds_;
+  grown_staged_.notify_all();
+  grown_durable_.notify_all();
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::truncate_suffix(index_t keep) {
+  throw_if_unusable();
+  co_await run_owned(truncate_suffix_owned(keep));
+}
+
+// D3: oldest first, each removal durable before the next, so that a crash leaves no gap.
+template <environment Env>
+awaitable<void> basic_append_log<Env>::compact_prefix_owned(index_t first_kept) {
+  const turn held = co_await take_turn();
+  while (segments_.size() > 1 && segments_[1].header.base.index < first_kept &&
+         segments_[1].header.base.index <= synced_.index) {
+    segment& oldest = segments_.front();
+    const std::string name = log_files::segment_name(oldest.header.first_index());
+    std::error_code ec;
+    // A file that somebody still reads must keep its bytes.
+    if (recycled_.size() < options_.recycled_segments && oldest.mapped.expired()) {
+      std::string kept = log_files::numbered(oldest.header.first_index(), log_files::recycled_suffix);
+      env_.rename(path(name), path(kept), ec);
+      if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+      if (!ec) recycled_.push_back(std::move(kept));
+    } else {
+      ec = co_await remove_and_sync(name);
+    }
+    throw_if_failed(ec);
+    segments_.pop_front();
+  }
+}
+
+template <environment Env>
+awaitable<index_t> basic_append_log<Env>::compact_prefix(index_t first_kept) {
+  throw_if_unusable();
+  co_await run_owned(compact_prefix_owned(first_kept));
+  co_return first_index();
+}
+
+template <environment Env>
+awaitable<index_t> basic_append_log<Env>::apply_retention(retention limits, index_t replaceable) {
+  std::uint64_t bytes = size_bytes();
+  const auto now = env_.wall_now().time_since_epoch();
+  index_t first_kept = first_index();
+  for (std::size_t i = 0; i + 1 < segments_.size(); ++i) {
+    // A segment is as old as its last record, which is older than its successor.
+    const duration age = now - duration(static_cast<std::int64_t>(segments_[i + 1].header.created_ns));
+    const bool too_many = limits.max_bytes != 0 && bytes > limits.max_bytes;
+    const bool too_old = limits.max_age.count() != 0 && age > limits.max_age;
+    if ((!too_many && !too_old) || segments_[i + 1].header.base.index > replaceable) break;
+    bytes -= segments_[i].end;
+    first_kept = segments_[i + 1].header.first_index();
+  }
+  co_return co_await compact_prefix(first_kept);
+}
+
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::begin_anew(position start) {
+  std::error_code ec = co_await lower_watermark(position{});
+  if (ec) co_return ec;
+  const std::vector<std::string> names = env_.list(directory_, ec);
+  for (const std::string& name : names) {
+    // Recycled files go too: their indexes need not be lower than the new ones (P2).
+    const bool old = log_files::parse_segment_name(name) != 0 || name.ends_with(log_files::recycled_suffix) ||
+                     name.ends_with(log_files::temporary_suffix);
+    if (old && !ec) env_.remove(path(name), ec);
+  }
+  if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (ec) co_return ec;
+  segments_.clear();
+  recycled_.clear();
+  segment_header header;
+  header.base = start;
+  header.created_ns = static_cast<std::uint64_t>(env_.wall_now().time_since_epoch().count());
+  ec = co_await rewrite_segment(header, {});
+  if (!ec) begin_at(start, log_format::segment_header_bytes);
+  co_return ec;
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::reset_owned(position start) {
+  const turn held = co_await take_turn();
+  throw_if_failed(co_await flush());
+  std::array<std::byte, log_format::watermark_bytes> bytes;
+  log_codec::encode_watermark(bytes.data(), start);
+  const bytes_view content(bytes);
+  // The intent is durable first: a crash on the way is finished by the next open().
+  throw_if_failed(co_await write_new_file(std::string(log_files::reset_intent), {&content, 1}, nullptr));
+  throw_if_failed(co_await begin_anew(start));
+  throw_if_failed(co_await remove_and_sync(std::string(log_files::reset_intent)));
+  ++rewinds_;
+  grown_staged_.notify_all();
+  grown_durable_.notify_all();
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::reset(position start) {
+  throw_if_unusable();
+  co_await run_owned(reset_owned(start));
+}
+
+// --- opening and closing ------------------------------------------------------------------------------------------------
+
+// F2: what open() read from the page cache need not be on the disk, since an earlier sync may have failed. The unsealed
+// tail is written anew and synced before anything is acknowledged on top of it.
+template <environment Env>
+awaitable<std::error_code> basic_append_log<Env>::recover(const log_directory& found, const recovery_report& report) {
+  std::error_code ec;
+  for (const std::string& name : found.leftovers) {
+    env_.remove(path(name), ec);
+    if (ec) co_return ec;
+  }
+  const std::size_t first_unsealed = found.segments.size() - count_unsealed(found.segments, found.watermark);
+  for (std::size_t i = 0; i < first_unsealed; ++i) {
+    segment sealed;
+    sealed.header = *found.segments[i].header;
+    sealed.end = found.segments[i + 1].header->predecessor_bytes;
+    segments_.push_back(std::move(sealed));
+  }
+  std::size_t count = found.segments.size();
+  const auto beyond_the_end = [&](const segment_image& image) {
+    return !image.header ||
+           (image.header->base.index >= report.last_good.index && image.header->base != report.last_good);
+  };
+  while (count > first_unsealed + 1 && beyond_the_end(found.segments[count - 1])) {
+    ec = co_await remove_and_sync(found.segments[--count].file);
+    if (ec) co_return ec;
+  }
+  for (std::size_t i = first_unsealed; i < count; ++i) {
+    const segment_image& image = found.segments[i];
+    segment_header header = *image.header;
+    if (i > first_unsealed) {
+      header.flags |= log_format::predecessor_sealed;
+      header.predecessor_bytes = segments_.back().end;
+    }
+    const file opened = env_.open(path(image.file), open_mode::read, ec);
+    typename Env::mapping mapped;
+    if (!ec) mapped = opened.map(0, std::min(image.file_bytes, image.scan->good_bytes), ec);
+    if (ec) co_return ec;
+    const std::size_t page = std::min(mapped.bytes().size(), log_format::segment_header_bytes);
+    ec = co_await rewrite_segment(header, mapped.bytes().subspan(page));
+    if (ec) co_return ec;
+  }
+  begin_at(report.last_good, segments_.back().end);
+  co_return ec;
+}
+
+template <environment Env>
+auto basic_append_log<Env>::open(Env& env, std::string directory, log_options options) -> awaitable<open_result> {
+  open_result result;
+  std::error_code ec;
+  (void)env.list(directory, ec);
+  if (ec == std::errc::no_such_file_or_directory) {  // D2
+    env.create_directory(directory, ec);
+    if (!ec) ec = co_await env.sync_directory(detail::parent_directory(directory), options.sync_where);
+  }
+  if (ec) throw std::system_error(ec, "cannot open log directory " + directory);
+
+  auto log = std::make_unique<basic_append_log>(passkey(), env, directory, options);
+  log->lock_ = env.lock(log->path(log_files::lock), ec);
+  if (ec == errc::log_locked) {
+    throw std::system_error(ec, "log directory " + directory + " is locked by pid " +
+                                    std::to_string(log->lock_.holder_pid()));
+  }
+  if (ec) throw std::system_error(ec, "cannot lock log directory " + directory);
+
+  log_directory found = log_directory::read(env, directory);
+  const bool resetting = found.reset_intent.has_value();
+  if (!resetting) {
+    result.report = found.recover(env, directory, options.known_durable);
+    if (result.report.verdict == log_verdict::corrupt) co_return result;
+  }
+  log->watermark_file_ = env.open(log->path(log_files::watermark), open_mode::create, ec);
+  if (!ec && resetting) {
+    ec = co_await log->begin_anew(*found.reset_intent);
+    if (!ec) ec = co_await log->remove_and_sync(std::string(log_files::reset_intent));
+    result.report.last_good = *found.reset_intent;
+  } else if (!ec && found.segments.empty()) {
+    ec = co_await log->begin_anew(options.start);
+    result.report.last_good = options.start;
+  } else if (!ec) {
+    log->recycled_ = found.recycled;
+    ec = co_await log->recover(found, result.report);
+  }
+  if (ec) throw std::system_error(ec, "cannot recover log " + directory);
+  log->tasks_.spawn(log->flush_staged());
+  if (options.sync == sync_policy::interval) log->tasks_.spawn(log->sync_regularly());
+  result.log = std::move(log);
+  co_return result;
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::last_flush() {
+  const turn held = co_await take_turn();
+  if (failure_) co_return;
+  std::error_code ec = co_await flush();
+  if (!ec && syncs()) ec = co_await sync_active();
+  throw_if_failed(ec);
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::close() {
+  if (closed_) co_return;
+  const bool first = !std::exchange(closing_, true);
+  work_.notify_all();
+  sync_timer_.cancel();
+  if (first) tasks_.spawn(last_flush());
+  std::exception_ptr failure;
+  try {
+    co_await tasks_.join();
+  } catch (...) {
+    failure = std::current_exception();  // thrown below, when everything is released
+  }
+  closed_ = true;
+  for (wait_list& each : ack_lists_) each.notify_all(errc::closed);
+  grown_staged_.notify_all(errc::closed);
+  grown_durable_.notify_all(errc::closed);
+  active_.reset();
+  prepared_.clear();
+  watermark_file_ = file();
+  lock_ = typename Env::file_lock();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace lockstep
