@@ -79,12 +79,12 @@ pure_headers() {
 
 check_pure() {
   need_compiler g++
-  local pure header dependencies count=0 bad=0
+  local pure header dependencies asio count=0 bad=0
   pure=$(pure_headers)
   for header in $pure; do
     dependencies=$(g++ "${flags[@]}" -M -x c++ "$include/$header" 2>/dev/null) || fail "$header does not compile"
-    if grep -Eo '[^ ]*/asio(\.hpp|/[^ ]*)' <<<"$dependencies" | head -n 1 | grep .; then
-      echo "$header includes Asio" >&2
+    if asio=$(grep -Eo -m 1 '[^ ]*/asio(\.hpp|/[^ ]*)' <<<"$dependencies"); then
+      echo "$header includes Asio: ${asio%%$'\n'*}" >&2
       bad=1
     fi
     count=$((count + 1))
