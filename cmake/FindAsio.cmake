@@ -22,12 +22,7 @@ find_package_handle_standard_args(
   REASON_FAILURE_MESSAGE "install standalone Asio (Debian: libasio-dev) or set Asio_INCLUDE_DIR")
 
 if(Asio_FOUND)
-  set(asio_scope "")
-  if(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
-    set(asio_scope GLOBAL)
-  endif()
-  add_library(asio::asio INTERFACE IMPORTED ${asio_scope})
-  unset(asio_scope)
+  add_library(asio::asio INTERFACE IMPORTED)
   target_include_directories(asio::asio INTERFACE "${Asio_INCLUDE_DIR}")
   target_compile_definitions(asio::asio INTERFACE ASIO_STANDALONE)
 endif()

@@ -21,11 +21,6 @@ find_package_handle_standard_args(
   REASON_FAILURE_MESSAGE "install xxHash (Debian: libxxhash-dev) or set xxHash_INCLUDE_DIR")
 
 if(xxHash_FOUND)
-  set(xxhash_scope "")
-  if(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
-    set(xxhash_scope GLOBAL)
-  endif()
-  add_library(xxHash::xxhash INTERFACE IMPORTED ${xxhash_scope})
-  unset(xxhash_scope)
+  add_library(xxHash::xxhash INTERFACE IMPORTED)
   target_include_directories(xxHash::xxhash INTERFACE "${xxHash_INCLUDE_DIR}")
 endif()
