@@ -70,16 +70,27 @@ std::pair<CLI::App*, std::string> chosen_command(CLI::App& root) {
   return {chosen, path};
 }
 
+std::string names_of_commands(const CLI::App& app) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return names;
+}
+
 std::string explain(CLI::App& root, const CLI::ParseError& error) {
   const auto [chosen, path] = chosen_command(root);
   std::string what = error.what();
+  const bool extra = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  const bool missing = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  const bool command_missing = missing && chosen->get_require_subcommand_min() > 0;
   // CLI11 complains about the missing command first, and about the misspelt one not at all.
   const auto unknown = root.remaining(true);
-  const bool complains_of_others = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr ||
-                                   dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
-  if (!unknown.empty() && complains_of_others) {
-    const bool wants_command = chosen->get_require_subcommand_min() > 0;
-    what = fmt::format("{} '{}'", wants_command ? "unknown command" : "unexpected argument", unknown.front());
+  if (command_missing) {
+    what = unknown.empty() ? "a command is missing" : fmt::format("unknown command '{}'", unknown.front());
+    what += fmt::format(", expected one of {}", names_of_commands(*chosen));
+  } else if (!unknown.empty() && (missing || extra)) {
+    what = fmt::format("unexpected argument '{}'", unknown.front());
   }
   return fmt::format("{}\nRun '{} --help' for examples.", what, path);
 }

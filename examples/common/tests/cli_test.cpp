@@ -55,6 +55,8 @@ struct town {
     add_address(replica, "--leader", leader, "Where the leader is");
     CLI::App& status =
         p.add_command(replica, "status", "Show it.", {{"as JSON", "town replica status -o json"}}, does("status"));
+    p.add_command(replica, "rename", "Name it.", {{"name it", "town replica rename one"}}, does("rename"))
+        .add_option("NAME", key, "The name");
     add_output(status, format);
 
     CLI::App& client = p.add_command(p.root(), "client", "Talk to a node.", {{"write", "town client put k v"}});
@@ -151,6 +153,10 @@ TEST(program, KeysAndValuesMayBeSpeltLikeCommandsOrBeEmptyOrOdd) {
     EXPECT_EQ(t.key, key);
     EXPECT_EQ(t.value, value);
   }
+  town replica;
+  EXPECT_EQ(replica.run({"replica", "rename", "status"}).code, 0);
+  EXPECT_EQ(replica.did, "rename");
+  EXPECT_EQ(replica.key, "status");
   town dashes;
   EXPECT_EQ(dashes.run({"client", "put", "--", "--key", "-v"}).code, 0);
   EXPECT_EQ(dashes.key, "--key");
@@ -185,14 +191,18 @@ TEST(program, UsageErrorsExit2AndNameOptionTextAndHelp) {
   EXPECT_EQ(error_of({"client", "--timeout", "10us", "get", "k"}),
             "town: error: --timeout: '10us': too fine, expected a multiple of 1ms\n"
             "Run 'town client get --help' for examples.\n");
-  EXPECT_EQ(error_of({"leadr"}), "town: error: unknown command 'leadr'\nRun 'town --help' for examples.\n");
+  EXPECT_EQ(error_of({"leadr"}),
+            "town: error: unknown command 'leadr', expected one of leader, replica, client\nRun 'town --help' for "
+            "examples.\n");
   EXPECT_EQ(error_of({"client", "pu", "k", "v"}),
-            "town: error: unknown command 'pu'\nRun 'town client --help' for examples.\n");
+            "town: error: unknown command 'pu', expected one of put, get\nRun 'town client --help' for examples.\n");
   EXPECT_EQ(error_of({"leader", "now"}),
             "town: error: unexpected argument 'now'\nRun 'town leader --help' for examples.\n");
   EXPECT_EQ(error_of({"leader", "--prot", "1"}),
             "town: error: unexpected argument '--prot'\nRun 'town leader --help' for examples.\n");
-  EXPECT_EQ(error_of({}), "town: error: A subcommand is required\nRun 'town --help' for examples.\n");
+  EXPECT_EQ(
+      error_of({}),
+      "town: error: a command is missing, expected one of leader, replica, client\nRun 'town --help' for examples.\n");
   EXPECT_NE(error_of({"client", "put", "k"}).find("VALUE is required"), std::string::npos);
   EXPECT_NE(error_of({"--log-level", "loud", "leader"}).find("--log-level: 'loud': expected one of trace"),
             std::string::npos);
