@@ -14,7 +14,7 @@ namespace {
 constexpr auto redraw_interval = std::chrono::milliseconds(100);
 constexpr double forget_after_seconds = 5;
 constexpr std::size_t narrowest_bar = 10;
-constexpr std::size_t widest_bar = 40;
+constexpr std::size_t widest_bar = 20;
 
 std::string amount(progress_unit unit, std::uint64_t n) {
   return unit == progress_unit::bytes ? format_size(static_cast<double>(n)) : std::to_string(n);
