@@ -31,7 +31,7 @@ code_point decode_utf8(std::string_view bytes) {
   const unsigned char lead = byte(0);
   if (lead < 0x80) return {lead, 1};
   const std::size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  if (lead < 0xc2 || lead > 0xf4 || bytes.size() < length) return {};
+  if (lead < 0xc0 || lead > 0xf4 || bytes.size() < length) return {};
   char32_t value = lead & (0x7fU >> length);
   for (std::size_t i = 1; i < length; ++i) {
     if ((byte(i) & 0xc0U) != 0x80) return {};
