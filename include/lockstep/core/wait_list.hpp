@@ -7,6 +7,7 @@
 
 #include "lockstep/core/asio_compat.hpp"
 #include "lockstep/core/detail/held_handler.hpp"
+#include "lockstep/core/detail/wait_registry.hpp"
 
 #include <system_error>
 #include <utility>
@@ -16,18 +17,19 @@ namespace lockstep {
 /// Coroutines waiting to be told. Like a condition variable: re-check the condition after each wait.
 ///
 /// Notified coroutines resume from one posted batch on the list's executor, in the order in which they began to wait,
-/// never inside the call that notifies. Destroying the list destroys the coroutines that still wait.
+/// never inside the call that notifies. Destroying the list, or the execution context, destroys the coroutines that
+/// still wait; the list may outlive the context, and must not be notified then.
 /// Thread safety: none; use it on its executor only, and wait only from coroutines that run there.
-class wait_list {
+class wait_list : detail::wait_registry::member {
   struct node;
 
  public:
-  explicit wait_list(asio::any_io_executor executor) : executor_(std::move(executor)) {}
+  explicit wait_list(asio::any_io_executor executor)
+      : member(executor, [](member* self) { static_cast<wait_list*>(self)->destroy_waiting(); }),
+        executor_(std::move(executor)) {}
   wait_list(const wait_list&) = delete;
   wait_list& operator=(const wait_list&) = delete;
-  ~wait_list() {
-    batch dying(std::move(waiting_));
-  }
+  ~wait_list() { destroy_waiting(); }
 
   [[nodiscard]] bool empty() const noexcept { return waiting_.head == nullptr; }
   [[nodiscard]] const asio::any_io_executor& get_executor() const noexcept { return executor_; }
@@ -71,8 +73,7 @@ class wait_list {
     node* head = nullptr;
     node* tail = nullptr;
     list() = default;
-    list(list&& other) noexcept
-        : head(std::exchange(other.head, nullptr)), tail(std::exchange(other.tail, nullptr)) {}
+    list(list&& other) noexcept : head(std::exchange(other.head, nullptr)), tail(std::exchange(other.tail, nullptr)) {}
     list& operator=(list&&) = delete;
     void push_back(node* added) noexcept {
       added->previous = tail;
@@ -138,6 +139,9 @@ class wait_list {
       }
     }
   };
+
+  // May end this list, when it lies in a waiting coroutine's frame.
+  void destroy_waiting() { const batch dying(std::move(waiting_)); }
 
   void resume(list&& woken, std::error_code result) {
     for (node* each = woken.head; each; each = each->next) each->result = result;
