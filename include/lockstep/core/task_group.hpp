@@ -40,11 +40,15 @@ class task_group {
   /// Asks every coroutine to stop (terminal cancellation) and lets no new one start.
   void cancel() { state_->cancel(); }
 
-  /// Waits until every coroutine has ended, also while the caller is being cancelled.
+  /// Waits until every coroutine has ended, also while the caller is being cancelled. A caller that was cancelled
+  /// before must reset its cancellation state first, since Asio throws at any `co_await` of it.
   /// @throws the first exception that a coroutine ended by.
   awaitable<void> join() {
     const std::shared_ptr<state> joined = state_;
+    const bool throws = co_await this_coro::throw_if_cancelled();
+    co_await this_coro::throw_if_cancelled(false);
     while (!joined->children.empty()) (void)co_await joined->ended.wait_uncancellable();
+    co_await this_coro::throw_if_cancelled(throws);
     if (joined->failure) std::rethrow_exception(std::exchange(joined->failure, nullptr));
   }
 
