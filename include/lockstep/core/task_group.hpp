@@ -43,14 +43,10 @@ class task_group {
   /// Waits until every coroutine has ended, also while the caller is being cancelled. A caller that was cancelled
   /// before must reset its cancellation state first, since Asio throws at any `co_await` of it.
   /// @throws the first exception that a coroutine ended by.
-  awaitable<void> join() {
-    const std::shared_ptr<state> joined = state_;
-    const bool throws = co_await this_coro::throw_if_cancelled();
-    co_await this_coro::throw_if_cancelled(false);
-    while (!joined->children.empty()) (void)co_await joined->ended.wait_uncancellable();
-    co_await this_coro::throw_if_cancelled(throws);
-    if (joined->failure) std::rethrow_exception(std::exchange(joined->failure, nullptr));
-  }
+  awaitable<void> join() { co_await wait_for_end(state_, false); }
+
+  /// As join(), but when the caller is cancelled, cancels the group and waits for its end.
+  awaitable<void> join_passing_cancellation() { co_await wait_for_end(state_, true); }
 
  private:
   struct state {
@@ -67,6 +63,24 @@ class task_group {
       for (auto child = children.begin(); child != children.end();) (child++)->emit(asio::cancellation_type::terminal);
     }
   };
+
+  static awaitable<void> wait_for_end(std::shared_ptr<state> joined, bool pass_cancellation) {
+    const bool throws = co_await this_coro::throw_if_cancelled();
+    co_await this_coro::throw_if_cancelled(false);
+    while (!joined->children.empty()) {
+      const auto caller = co_await this_coro::cancellation_state;
+      if (pass_cancellation && caller.cancelled() != asio::cancellation_type::none && !joined->cancelled) {
+        joined->cancel();
+      }
+      if (pass_cancellation && !joined->cancelled) {
+        (void)co_await joined->ended.wait();
+      } else {
+        (void)co_await joined->ended.wait_uncancellable();
+      }
+    }
+    co_await this_coro::throw_if_cancelled(throws);
+    if (joined->failure) std::rethrow_exception(std::exchange(joined->failure, nullptr));
+  }
 
   struct finished {
     std::shared_ptr<state> of;

@@ -101,10 +101,11 @@ class basic_append_log {
   }
 
   /// Verifies consecutive encoded records, as they arrive from another log, and stages the same bytes.
-  /// @param records  whole records that continue this log's last(); copied before this returns.
-  /// @return the verdict on the first record that is not good; all before it were staged. `ok` when all were.
-  /// @throws system_error as append() does; what was staged before stays staged: see last().
-  log_codec::record_verdict append_encoded(bytes_view records);
+  /// @param records  whole records that continue this log's last(), copied before this returns. However it ends, it
+  ///   begins afterwards with the first record that was not staged.
+  /// @return the verdict on that record; `ok` when all were staged.
+  /// @throws system_error as append() does; what was staged before stays staged.
+  log_codec::record_verdict append_encoded(bytes_view& records);
 
   /// Waits until the record at `index` and all before it are as safe as the sync policy promises. Joins a group commit:
   /// one write and one datasync serve everybody who waits.

@@ -106,7 +106,7 @@ auto basic_append_log<Env>::prepare_file(std::uint64_t end) -> prepared_file {
 }
 
 template <environment Env>
-log_codec::record_verdict basic_append_log<Env>::append_encoded(bytes_view records) {
+log_codec::record_verdict basic_append_log<Env>::append_encoded(bytes_view& records) {
   while (!records.empty()) {
     record next;
     const log_codec::record_verdict verdict = log_codec::decode_record(records, staged_, next);
