@@ -15,6 +15,7 @@ enum class errc {
   frame_too_large,     ///< a frame's length exceeds the limit; nothing was allocated for it
   bad_checksum,        ///< bytes arrived whole but changed
   malformed,           ///< bytes that no correct peer sends
+  truncated,           ///< the peer's bytes ended in the middle of a message
   not_lockstep,        ///< the peer does not speak this protocol at all
   wrong_version,       ///< the peer speaks a protocol version that this side does not
   wrong_cluster,       ///< the peer belongs to another cluster
@@ -49,6 +50,7 @@ class category final : public std::error_category {
       case errc::frame_too_large: return "frame exceeds the size limit";
       case errc::bad_checksum: return "checksum mismatch";
       case errc::malformed: return "malformed message";
+      case errc::truncated: return "peer's bytes ended in the middle of a message";
       case errc::not_lockstep: return "peer does not speak the lockstep protocol";
       case errc::wrong_version: return "peer speaks another protocol version";
       case errc::wrong_cluster: return "peer belongs to another cluster";
