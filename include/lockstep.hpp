@@ -1,0 +1,10 @@
+// lockstep: framed transport, a checksummed log and catch-up as C++20 coroutines on standalone Asio.
+//
+// Everything. Each folder has an umbrella of its own: lockstep/log.hpp, lockstep/frame.hpp, …
+#pragma once
+
+#include "lockstep/catchup.hpp"
+#include "lockstep/core.hpp"
+#include "lockstep/env.hpp"
+#include "lockstep/frame.hpp"
+#include "lockstep/log.hpp"
