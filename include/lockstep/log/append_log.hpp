@@ -249,6 +249,8 @@ class basic_append_log {
 
   detail::tail_chunk& room_for(std::size_t bytes);
   void added(detail::tail_chunk& chunk, std::size_t bytes);
+  void write_full_chunk(detail::tail_chunk& chunk);
+  void wrote(std::uint64_t end, std::uint64_t bytes, const position& upto);
   void reserve(file& target, std::uint64_t& reserved, std::uint64_t& prewritten, std::uint64_t end);
   prepared_file prepare_file(std::uint64_t end);
   [[nodiscard]] bool staged_anything() const noexcept { return written_.index < staged_.index; }

@@ -28,7 +28,7 @@ inline std::string parent_directory(const std::string& path) {
 
 template <environment Env>
 detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
-  throw_if_unusable();
+  if (failure_ || closing_) throw_if_unusable();
   if (unsynced_bytes_ != 0 && unsynced_bytes_ + bytes > options_.max_unsynced_bytes) fail_append(errc::overloaded);
 
   const std::uint64_t end = staged_offset_ + bytes;
@@ -44,7 +44,38 @@ detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
   }
   detail::tail_chunk* const open = tail_.back();
   if (open && open->capacity - open->used >= bytes) return *open;
+  if (open) write_full_chunk(*open);
   return tail_.add(bytes, staged_offset_, staged_, false);
+}
+
+// Where a write need not be synced, a full chunk is written at once, while the processor's cache still holds it.
+template <environment Env>
+void basic_append_log<Env>::write_full_chunk(detail::tail_chunk& chunk) {
+  const bool oldest_unwritten = written_.index == chunk.before.index || chunk.written != 0;
+  if (options_.sync == sync_policy::always || busy_ || chunk.opens_segment || !oldest_unwritten) return;
+  const bytes_view bytes(chunk.data.get() + chunk.written, chunk.used - chunk.written);
+  std::error_code ec;
+  active_->pwrite(chunk.offset + chunk.written, {&bytes, 1}, ec);
+  if (ec) {
+    fail(ec);
+    throw_if_unusable();
+  }
+  wrote(chunk.offset + chunk.used, bytes.size(), chunk.last);
+  chunk.written = chunk.used;
+  acknowledge(chunk.last);
+}
+
+/// The active segment's file now holds everything up to `upto`, which ends at `end`.
+template <environment Env>
+void basic_append_log<Env>::wrote(std::uint64_t end, std::uint64_t bytes, const position& upto) {
+  prewritten_ = std::max(prewritten_, end);
+  segments_.back().end = end;
+  written_ = upto;
+  if (options_.sync == sync_policy::interval) {
+    dirty_bytes_ += bytes;
+  } else {
+    unsynced_bytes_ -= bytes;
+  }
 }
 
 template <environment Env>
@@ -206,15 +237,9 @@ awaitable<std::error_code> basic_append_log<Env>::flush_one_segment() {
   }
   if (!ec) {
     prewritten_ = std::max(prewritten_, size);
-    segments_.back().end = end;
     for (const auto& chunk : flying) chunk->written = chunk->used;
     flying.back()->written = last_used;
-    written_ = upto;
-    if (options_.sync == sync_policy::interval) {
-      dirty_bytes_ += bytes;
-    } else {
-      unsynced_bytes_ -= bytes;
-    }
+    wrote(end, bytes, upto);
     if (options_.sync == sync_policy::always) record_synced(upto);
     acknowledge(upto);
   }
@@ -236,6 +261,7 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   segment added;
   added.header.flags = (syncs() ? log_format::predecessor_sealed : 0) | (next.recycled ? log_format::recycled : 0);
   added.header.base = base;
+  added.header.previous_first = segments_.back().header.first_index();
   added.header.predecessor_bytes = segments_.back().end;
   added.header.created_ns = static_cast<std::uint64_t>(env_.wall_now().time_since_epoch().count());
   added.header.in_flight_limit = segments_.back().header.in_flight_limit;
@@ -715,16 +741,11 @@ awaitable<std::error_code> basic_append_log<Env>::recover(const log_directory& f
     sealed.end = found.segments[i + 1].header->predecessor_bytes;
     segments_.push_back(std::move(sealed));
   }
-  std::size_t count = found.segments.size();
-  const auto beyond_the_end = [&](const segment_image& image) {
-    return !image.header ||
-           (image.header->base.index >= report.last_good.index && image.header->base != report.last_good);
-  };
-  while (count > first_unsealed + 1 && beyond_the_end(found.segments[count - 1])) {
-    ec = co_await remove_and_sync(found.segments[--count].file);
+  for (std::size_t count = found.segments.size(); count > report.kept_segments; --count) {
+    ec = co_await remove_and_sync(found.segments[count - 1].file);
     if (ec) co_return ec;
   }
-  for (std::size_t i = first_unsealed; i < count; ++i) {
+  for (std::size_t i = first_unsealed; i < report.kept_segments; ++i) {
     const segment_image& image = found.segments[i];
     segment_header header = *image.header;
     if (i > first_unsealed) {
