@@ -6,14 +6,14 @@
 #include "lockstep/env/disk_threads.hpp"
 #include "lockstep/env/env.hpp"
 
-#include <asio/executor_work_guard.hpp>
-#include <asio/prefer.hpp>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include <asio/executor_work_guard.hpp>
+#include <asio/prefer.hpp>
 
 #include <algorithm>
 #include <array>
@@ -227,8 +227,7 @@ class file {
 
   void allocate(std::uint64_t offset, std::uint64_t length, std::error_code& ec) {
 #ifdef FALLOC_FL_KEEP_SIZE
-    const int rc =
-        ::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length));
+    const int rc = ::fallocate(fd_.get(), FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(length));
     ec = rc == 0 ? std::error_code() : detail::last_error();
     if (ec == std::errc::operation_not_supported) ec = std::make_error_code(std::errc::not_supported);
 #else
@@ -252,14 +251,16 @@ class file {
   }
 
  private:
-  static std::error_code sync_data(int fd) {
-    return ::fdatasync(fd) == 0 ? std::error_code() : detail::last_error();
-  }
+  static std::error_code sync_data(int fd) { return ::fdatasync(fd) == 0 ? std::error_code() : detail::last_error(); }
 
   static std::error_code write_all(int fd, std::uint64_t offset, std::span<const bytes_view> from) {
     constexpr std::size_t most = 64;
     std::size_t skip = 0;  // bytes of from.front() that are written already
     while (!from.empty()) {
+      if (from.front().empty()) {  // a call that writes nothing must not look like a file that takes nothing
+        from = from.subspan(1);
+        continue;
+      }
       std::array<iovec, most> gather;
       std::size_t count = 0;
       for (; count < std::min(from.size(), most); ++count) {
