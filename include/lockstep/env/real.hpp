@@ -10,10 +10,10 @@
 #include "lockstep/env/posix_file.hpp"
 #include "lockstep/env/socket.hpp"
 
+#include <sys/random.h>
 #include <asio/ip/tcp.hpp>
 #include <asio/local/stream_protocol.hpp>
 #include <asio/steady_timer.hpp>
-#include <sys/random.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -76,9 +76,7 @@ class env {
     ec = std::remove(path.c_str()) == 0 ? std::error_code() : detail::last_error();
   }
 
-  void create_directory(const std::string& path, std::error_code& ec) {
-    std::filesystem::create_directory(path, ec);
-  }
+  void create_directory(const std::string& path, std::error_code& ec) { std::filesystem::create_directory(path, ec); }
 
   std::vector<std::string> list(const std::string& path, std::error_code& ec) {
     std::vector<std::string> names;
@@ -123,12 +121,17 @@ class timer {
 
 namespace detail {
 
-// Shared with the timeout's handler, which may already be queued when connect() returns.
+// Shared with the handlers of the timeout and of the resolver, which may still be queued when connect() returns.
 struct connecting {
-  explicit connecting(const asio::any_io_executor& executor) : socket(executor), resolver(executor), limit(executor) {}
+  explicit connecting(const asio::any_io_executor& executor)
+      : socket(executor), resolver(executor), limit(executor), progress(executor, time_point::max()) {}
   generic_socket socket;
   asio::ip::tcp::resolver resolver;
   asio::steady_timer limit;
+  asio::steady_timer progress;  // never expires; cancelled when `resolved` or `expired` becomes true
+  asio::ip::tcp::resolver::results_type found;
+  std::error_code resolve_error;
+  bool resolved = false;
   bool expired = false;
 
   static void expire_after(const std::shared_ptr<connecting>& attempt, duration timeout) {
@@ -136,9 +139,19 @@ struct connecting {
     attempt->limit.async_wait([attempt](std::error_code ec) {
       if (ec) return;
       attempt->expired = true;
-      attempt->resolver.cancel();
+      attempt->progress.cancel();
       std::error_code ignored;
       attempt->socket.close(ignored);
+    });
+  }
+
+  // Not awaited: neither a timeout nor a cancellation ends a getaddrinfo that waits for a name server.
+  static void resolve(const std::shared_ptr<connecting>& attempt, const address& where) {
+    attempt->resolver.async_resolve(where.host, std::to_string(where.port), [attempt](std::error_code ec, auto found) {
+      attempt->resolved = true;
+      attempt->resolve_error = ec;
+      attempt->found = std::move(found);
+      attempt->progress.cancel();
     });
   }
 };
@@ -147,7 +160,10 @@ struct stop_on_exit {
   std::shared_ptr<connecting> attempt;
   explicit stop_on_exit(std::shared_ptr<connecting> of) : attempt(std::move(of)) {}
   stop_on_exit(const stop_on_exit&) = delete;
-  ~stop_on_exit() { attempt->limit.cancel(); }
+  ~stop_on_exit() {
+    attempt->limit.cancel();
+    attempt->resolver.cancel();
+  }
 };
 
 }  // namespace detail
@@ -160,14 +176,15 @@ inline awaitable<env::stream> env::connect(const address& where, duration timeou
   std::error_code ec;
   std::vector<asio::generic::stream_protocol::endpoint> candidates;
   if (where.is_unix()) {
-    candidates.emplace_back(asio::local::stream_protocol::endpoint(where.path));
+    const auto endpoint = detail::unix_endpoint(where.path, ec);
+    if (!ec) candidates.push_back(endpoint);
   } else if (const auto ip = asio::ip::make_address(where.host, ec); !ec) {
     candidates.emplace_back(asio::ip::tcp::endpoint(ip, where.port));
   } else {
-    ec.clear();
-    const auto found = co_await attempt->resolver.async_resolve(where.host, std::to_string(where.port),
-                                                                asio::redirect_error(use_awaitable, ec));
-    for (const auto& each : found) candidates.emplace_back(each.endpoint());
+    detail::connecting::resolve(attempt, where);
+    co_await attempt->progress.async_wait(asio::redirect_error(use_awaitable, ec));
+    if (attempt->resolved) ec = attempt->resolve_error;
+    for (const auto& each : attempt->found) candidates.emplace_back(each.endpoint());
   }
   for (const auto& each : candidates) {
     if (attempt->expired) break;
