@@ -5,16 +5,17 @@
 #include "lockstep/env/env.hpp"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 #include <asio/basic_socket_acceptor.hpp>
 #include <asio/basic_stream_socket.hpp>
 #include <asio/generic/stream_protocol.hpp>
 #include <asio/ip/tcp.hpp>
 #include <asio/local/stream_protocol.hpp>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -25,6 +26,16 @@ namespace lockstep::real {
 namespace detail {
 
 using generic_socket = asio::basic_stream_socket<asio::generic::stream_protocol>;
+
+/// @return an empty endpoint and `ec` name_too_long for a path that does not fit into a socket's address.
+inline asio::generic::stream_protocol::endpoint unix_endpoint(const std::string& path, std::error_code& ec) {
+  if (path.size() >= sizeof(sockaddr_un::sun_path)) {
+    ec = asio::error::name_too_long;
+    return {};
+  }
+  ec.clear();
+  return asio::local::stream_protocol::endpoint(path);
+}
 
 /// `endpoint` in the form of address::to_string().
 inline address to_address(const asio::generic::stream_protocol::endpoint& endpoint) {
@@ -79,9 +90,11 @@ class stream {
   std::size_t write_now(std::span<const bytes_view> gather, std::error_code& ec) {
     constexpr std::size_t most = 64;
     std::array<iovec, most> parts;
-    const std::size_t count = std::min(gather.size(), most);
-    for (std::size_t i = 0; i < count; ++i) {
-      parts[i] = {const_cast<std::byte*>(gather[i].data()), gather[i].size()};
+    std::size_t count = 0;
+    for (const bytes_view each : gather) {
+      if (count == most) break;
+      // Empty ones would make a call that sends nothing look like a stream that takes nothing.
+      if (!each.empty()) parts[count++] = {const_cast<std::byte*>(each.data()), each.size()};
     }
     msghdr message{};
     message.msg_iov = parts.data();
@@ -91,8 +104,7 @@ class stream {
       sent = ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (sent < 0 && errno == EINTR);
     if (sent < 0) {
-      ec = {errno, std::system_category()};
-      if (errno == EAGAIN) ec = asio::error::would_block;
+      ec.assign(errno, asio::error::get_system_category());  // as the stream's other calls report it
       return 0;
     }
     ec.clear();
@@ -109,7 +121,9 @@ class stream {
   [[nodiscard]] std::string remote_address() const {
     std::error_code ec;
     const auto endpoint = socket_.remote_endpoint(ec);
-    return ec ? "disconnected" : detail::to_address(endpoint).to_string();
+    if (ec) return "disconnected";
+    const address remote = detail::to_address(endpoint);
+    return remote == address() ? "unix:(unnamed)" : remote.to_string();
   }
 
  private:
@@ -133,7 +147,8 @@ class acceptor {
     acceptor result(executor);
     asio::generic::stream_protocol::endpoint endpoint;
     if (where.is_unix()) {
-      endpoint = asio::local::stream_protocol::endpoint(where.path);
+      endpoint = detail::unix_endpoint(where.path, ec);
+      if (ec) return result;
       remove_stale(executor, endpoint, where.path);
     } else {
       const auto ip = asio::ip::make_address(where.host == "localhost" ? "127.0.0.1" : where.host, ec);
@@ -169,12 +184,17 @@ class acceptor {
  private:
   explicit acceptor(const asio::any_io_executor& executor) : socket_(executor) {}
 
-  // A socket file that nobody listens on any more is what a killed process leaves.
+  // A socket file that nobody listens on any more is what a killed process leaves. A file that is no socket refuses
+  // connections too, and connecting to a listener with a full queue would block.
   static void remove_stale(const asio::any_io_executor& executor,
                            const asio::generic::stream_protocol::endpoint& endpoint, const std::string& path) {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return;
     detail::generic_socket probe(executor);
     std::error_code ec;
-    probe.connect(endpoint, ec);
+    probe.open(endpoint.protocol(), ec);
+    if (!ec) probe.non_blocking(true, ec);
+    if (!ec) probe.connect(endpoint, ec);
     if (ec == asio::error::connection_refused) ::unlink(path.c_str());
   }
 
