@@ -95,9 +95,10 @@ class basic_append_log {
     if (length > options_.max_payload_bytes) fail_append(errc::record_too_large);
     const std::size_t bytes = log_format::record_bytes(length);
     detail::tail_chunk& chunk = room_for(bytes);
-    staged_ = log_codec::encode_record(chunk.data.get() + chunk.used, staged_, epoch, kind, payload);
+    const position next = log_codec::encode_record(chunk.data.get() + chunk.used, staged_, epoch, kind, payload);
+    staged_ = next;
     added(chunk, bytes);
-    return staged_;
+    return next;
   }
 
   /// Verifies consecutive encoded records, as they arrive from another log, and stages the same bytes.

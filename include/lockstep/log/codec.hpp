@@ -40,14 +40,15 @@ struct record_header {
 
 namespace log_codec {
 
-inline std::uint64_t hash_words(std::span<const std::uint64_t> words) noexcept {
+/// XXH3-64 of `words` as little-endian bytes.
+template <std::size_t N>
+std::uint64_t hash_words(const std::array<std::uint64_t, N>& words) noexcept {
   if constexpr (std::endian::native == std::endian::little) {
-    return xxh3_64(std::as_bytes(words));
+    return xxh3_64_of<8 * N>(reinterpret_cast<const std::byte*>(words.data()));
   } else {
-    std::array<std::byte, 64> bytes;
-    assert(words.size_bytes() <= bytes.size());
-    for (std::size_t i = 0; i < words.size(); ++i) store_le(bytes.data() + 8 * i, words[i]);
-    return xxh3_64({bytes.data(), words.size_bytes()});
+    std::array<std::byte, 8 * N> bytes;
+    for (std::size_t i = 0; i < N; ++i) store_le(bytes.data() + 8 * i, words[i]);
+    return xxh3_64_of<8 * N>(bytes.data());
   }
 }
 
@@ -80,7 +81,9 @@ inline position encode_record(std::byte* to, const position& previous, epoch_t e
 
   const index_t index = previous.index + 1;
   const std::uint64_t epoch_and_kind = epoch << 8 | kind;
-  const std::uint64_t next_chain = chain(previous.chain, length, index, epoch_and_kind, xxh3_64({body, length}));
+  // Hashing the source, not the fresh copy: reading what was just written with wider stores stalls.
+  const std::uint64_t payload_hash = payload.size() == 1 ? xxh3_64(payload.front()) : xxh3_64({body, length});
+  const std::uint64_t next_chain = chain(previous.chain, length, index, epoch_and_kind, payload_hash);
   store_le(to, static_cast<std::uint32_t>(length));
   store_le(to + 4, header_check(length, index, epoch_and_kind));
   store_le(to + 8, index);
@@ -147,6 +150,7 @@ inline record_verdict decode_record(bytes_view bytes, const position& previous, 
 struct segment_header {
   std::uint32_t flags = 0;
   position base;                            ///< before the first record
+  index_t previous_first = 0;               ///< the predecessor's first index
   std::uint64_t predecessor_bytes = 0;
   std::uint64_t created_ns = 0;
   std::uint64_t in_flight_limit = 0;
@@ -165,10 +169,11 @@ struct segment_header {
     store_le(to + 16, base.index);
     store_le(to + 24, base.epoch);
     store_le(to + 32, base.chain);
-    store_le(to + 40, predecessor_bytes);
-    store_le(to + 48, created_ns);
-    store_le(to + 56, in_flight_limit);
-    store_le(to + 64, xxh3_64({to, 64}));
+    store_le(to + 40, previous_first);
+    store_le(to + 48, predecessor_bytes);
+    store_le(to + 56, created_ns);
+    store_le(to + 64, in_flight_limit);
+    store_le(to + 72, xxh3_64({to, 72}));
   }
 
   /// @return nothing when `page` is shorter than the used bytes, of another format or version, or changed.
@@ -177,7 +182,7 @@ struct segment_header {
     const std::byte* const from = page.data();
     if (load_le<std::uint64_t>(from) != log_format::segment_magic ||
         load_le<std::uint32_t>(from + 8) != log_format::version ||
-        load_le<std::uint64_t>(from + 64) != xxh3_64({from, 64})) {
+        load_le<std::uint64_t>(from + 72) != xxh3_64({from, 72})) {
       return std::nullopt;
     }
     segment_header header;
@@ -185,9 +190,10 @@ struct segment_header {
     header.base.index = load_le<std::uint64_t>(from + 16);
     header.base.epoch = load_le<std::uint64_t>(from + 24);
     header.base.chain = load_le<std::uint64_t>(from + 32);
-    header.predecessor_bytes = load_le<std::uint64_t>(from + 40);
-    header.created_ns = load_le<std::uint64_t>(from + 48);
-    header.in_flight_limit = load_le<std::uint64_t>(from + 56);
+    header.previous_first = load_le<std::uint64_t>(from + 40);
+    header.predecessor_bytes = load_le<std::uint64_t>(from + 48);
+    header.created_ns = load_le<std::uint64_t>(from + 56);
+    header.in_flight_limit = load_le<std::uint64_t>(from + 64);
     if ((header.flags & ~log_format::known_flags) != 0) return std::nullopt;
     return header;
   }

@@ -35,6 +35,7 @@ detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
   if (end > options_.segment_bytes && staged_offset_ > log_format::segment_header_bytes) {
     prepared_.push_back(prepare_file(log_format::segment_header_bytes + bytes));
     staged_offset_ = log_format::segment_header_bytes;
+    if (tail_.back()) tail_.back()->last = staged_;
     return tail_.add(bytes, staged_offset_, staged_, true);
   }
   if (prepared_.empty()) {
@@ -44,7 +45,10 @@ detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
   }
   detail::tail_chunk* const open = tail_.back();
   if (open && open->capacity - open->used >= bytes) return *open;
-  if (open) write_full_chunk(*open);
+  if (open) {
+    open->last = staged_;
+    write_full_chunk(*open);
+  }
   return tail_.add(bytes, staged_offset_, staged_, false);
 }
 
@@ -81,7 +85,6 @@ void basic_append_log<Env>::wrote(std::uint64_t end, std::uint64_t bytes, const 
 template <environment Env>
 void basic_append_log<Env>::added(detail::tail_chunk& chunk, std::size_t bytes) {
   chunk.used += bytes;
-  chunk.last = staged_;
   staged_offset_ += bytes;
   unsynced_bytes_ += bytes;
   work_.notify_one();
@@ -213,6 +216,7 @@ awaitable<std::error_code> basic_append_log<Env>::flush_one_segment() {
     end += chunk.used - chunk.written;
     flying.push_back(chunks[i]);
   }
+  if (flying.back() == chunks.back()) flying.back()->last = staged_;
   const position upto = flying.back()->last;
   const std::size_t last_used = flying.back()->used;
   const std::uint64_t bytes = end - begin;
@@ -435,7 +439,7 @@ record_batch basic_append_log<Env>::read_from_tail(read_place& place, const deta
   record_walk walk;
   if (rest.size() <= max_bytes) {
     walk.bytes = rest.size();
-    walk.next = std::min(end, chunk->last.index + 1);
+    walk.next = chunk == tail_.chunks().back() ? end : std::min(end, chunk->last.index + 1);
     walk.chain = walk.next == end ? (seen == visibility::durable ? acked_ : staged_).chain : chunk->last.chain;
   } else {
     walk = walk_records(rest, place.next, end, max_bytes);
