@@ -147,12 +147,13 @@ struct connecting {
 
   // Not awaited: neither a timeout nor a cancellation ends a getaddrinfo that waits for a name server.
   static void resolve(const std::shared_ptr<connecting>& attempt, const address& where) {
-    attempt->resolver.async_resolve(where.host, std::to_string(where.port), [attempt](std::error_code ec, auto found) {
-      attempt->resolved = true;
-      attempt->resolve_error = ec;
-      attempt->found = std::move(found);
-      attempt->progress.cancel();
-    });
+    attempt->resolver.async_resolve(where.host, std::to_string(where.port),
+                                    [attempt](std::error_code ec, auto results) {
+                                      attempt->resolved = true;
+                                      attempt->resolve_error = ec;
+                                      attempt->found = std::move(results);
+                                      attempt->progress.cancel();
+                                    });
   }
 };
 
