@@ -2,23 +2,32 @@
 
 #include <asio/io_context.hpp>
 
-#include <cstdint>
-#include <string_view>
+#include <exception>
+#include <stdexcept>
+#include <string>
 
-std::uint64_t hash_in_other_unit(std::string_view text) { return lockstep::xxh3_64(lockstep::as_bytes(text)); }
+using namespace lockstep;
 
 namespace {
-lockstep::awaitable<void> set(bool* done) {
-  *done = true;
-  co_return;
+
+awaitable<void> read(real::env& env, std::string directory, std::string& record) {
+  auto opened = co_await append_log::open(env, directory);
+  if (!opened.log) throw std::runtime_error(opened.report.reason);
+  cursor reader(*opened.log, opened.log->first_index());
+  const record_batch batch = co_await reader.next(64 * 1024);
+  for (const auto each : batch) record += as_text(each.payload);
+  co_await opened.log->close();
 }
+
 }  // namespace
 
-bool coroutine_runs_in_other_unit(asio::io_context& io) {
-  bool done = false;
-  lockstep::real::env env(io.get_executor());
-  lockstep::task_group tasks(env.get_executor());
-  tasks.spawn(set(&done));
+std::string first_record(const std::string& directory) {
+  std::string record;
+  asio::io_context io;
+  real::env env(io.get_executor());
+  asio::co_spawn(io, read(env, directory, record), [](std::exception_ptr e) {
+    if (e) std::rethrow_exception(e);
+  });
   io.run();
-  return done && tasks.idle();
+  return record;
 }
