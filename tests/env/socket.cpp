@@ -3,6 +3,7 @@
 #include "lockstep/env/real.hpp"
 
 #include "support/run.hpp"
+#include "support/temporary_directory.hpp"
 
 #include <gtest/gtest.h>
 #include <asio/io_context.hpp>
@@ -93,28 +94,8 @@ std::size_t write_text(stream& to, std::string_view text, std::error_code& ec) {
   return to.write_now(gather, ec);
 }
 
-// A place for Unix-domain sockets; removed at the end.
-class temporary_directory {
- public:
-  temporary_directory() {
-    std::string pattern = "/tmp/lockstep-XXXXXX";
-    if (!::mkdtemp(pattern.data())) throw std::system_error(errno, std::system_category(), "mkdtemp");
-    path_ = pattern;
-  }
-  temporary_directory(const temporary_directory&) = delete;
-  temporary_directory& operator=(const temporary_directory&) = delete;
-  ~temporary_directory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
 struct socket_test : testing::Test {
-  temporary_directory directory;
+  test::temporary_directory directory;
   asio::io_context io;
   env world{io.get_executor()};
 
