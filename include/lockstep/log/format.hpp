@@ -15,15 +15,16 @@
 //                   each a u64: one number names the whole history, and payloads hash without waiting for it
 //
 //   segment file: header page (4096 bytes), then records. Named by its first index: 00000000000000000001.seg
-//    0        8        12       16       24       32       40       48       56       64       72
-//   +--------+--------+--------+--------+--------+--------+--------+--------+--------+--------+
-//   | magic  |version | flags  | index  | epoch  | chain  | before | created| limit  | check  |
-//   +--------+--------+--------+--------+--------+--------+--------+--------+--------+--------+
+//    0        8        12       16       24       32       40         48       56       64       72       80
+//   +--------+--------+--------+--------+--------+--------+----------+--------+--------+--------+--------+
+//   | magic  |version | flags  | index  | epoch  | chain  | previous | before | created| limit  | check  |
+//   +--------+--------+--------+--------+--------+--------+----------+--------+--------+--------+--------+
 //   index, epoch, chain  the position before the segment's first record; the first record's index is index + 1
+//   previous             the predecessor's first index, which names its file; 0 without predecessor
 //   before               bytes of the predecessor's file that hold its header and records; 0 without predecessor
 //   created              wall clock, nanoseconds since 1970
 //   limit                the most bytes that can have been written and not yet synced; 0: no limit (sync_never)
-//   check                XXH3-64 of the 64 bytes before it
+//   check                XXH3-64 of the 72 bytes before it
 //
 //   watermark file, 40 bytes: magic, then index, epoch, chain of a record known synced here, then XXH3-64 of these 32
 #pragma once
@@ -38,7 +39,7 @@ namespace lockstep::log_format {
 inline constexpr std::size_t record_header_bytes = 32;
 inline constexpr std::size_t record_alignment = 8;
 inline constexpr std::size_t segment_header_bytes = 4096;
-inline constexpr std::size_t segment_header_used = 72;
+inline constexpr std::size_t segment_header_used = 80;
 inline constexpr std::size_t watermark_bytes = 40;
 
 inline constexpr std::uint64_t segment_magic = 0x31474553'4b434f4c;    // "LOCKSEG1"

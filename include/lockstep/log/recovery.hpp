@@ -104,6 +104,7 @@ struct recovery_report {
   log_verdict verdict = log_verdict::clean;
   corruption rule = corruption::none;
   position last_good;
+  std::size_t kept_segments = 0;          ///< how many of the segments hold the records up to last_good
   std::optional<index_t> truncated_from;  ///< torn_tail: the first index that was cut off
   index_t first_bad = 0;                  ///< corrupt: the first index that can't be read
   index_t last_bad = 0;                   ///< corrupt: the last index that is known to be affected; at least first_bad
@@ -118,7 +119,10 @@ struct segment_image {
   std::optional<segment_header> header;  ///< nothing when it is unreadable
   index_t named_index = 0;               ///< the first index that the file's name says
   std::uint64_t file_bytes = 0;
-  std::optional<segment_scan> scan;      ///< of the unsealed segments
+  std::optional<segment_scan> scan;      ///< of the unsealed segments, and of all when everything is verified
+
+  /// The header is there and belongs to this file: a recycled file may still have that of its older life.
+  [[nodiscard]] bool readable() const noexcept { return header && header->first_index() == named_index; }
 };
 
 /// Knowledge from outside the records.
@@ -150,7 +154,7 @@ inline std::size_t count_unsealed(std::span<const segment_image> segments, const
   std::size_t count = segments.empty() ? 0 : 1;
   while (count < segments.size()) {
     const segment_image& successor = segments[segments.size() - count];
-    const bool sealed = successor.header && (successor.header->has(log_format::predecessor_sealed) ||
+    const bool sealed = successor.readable() && (successor.header->has(log_format::predecessor_sealed) ||
                                              successor.header->base.index <= watermark.index);
     if (sealed) break;
     ++count;
@@ -159,7 +163,7 @@ inline std::size_t count_unsealed(std::span<const segment_image> segments, const
 }
 
 /// The verdict over all segments of a directory. Of the last count_unsealed() segments, those with a readable header
-/// carry a scan.
+/// carry a scan; a sealed segment that carries one is judged by it, and is trusted otherwise.
 inline recovery_report judge(std::span<const segment_image> segments, const recovery_bounds& bounds) {
   recovery_report report;
   const auto corrupt = [&report](corruption rule, index_t first, index_t last, const std::string& file,
@@ -182,26 +186,35 @@ inline recovery_report judge(std::span<const segment_image> segments, const reco
                        std::to_string(durable) + " was durable");
   };
 
-  const auto readable = [](const segment_image& segment) {
-    return segment.header && segment.header->first_index() == segment.named_index;
-  };
-
   if (segments.empty()) {
     return durable == 0 ? report : must_exist(1, "", 0, "the directory holds no segment");
   }
   const std::size_t first_unsealed = segments.size() - count_unsealed(segments, bounds.watermark);
-  for (std::size_t i = 0; i < segments.size(); ++i) {
+  // What a log that never syncs began since the last sealed segment may be torn anywhere, also in the segments' headers.
+  const bool never_synced = segments[first_unsealed].header && segments[first_unsealed].header->in_flight_limit == 0;
+  const std::size_t whole = never_synced ? first_unsealed + 1 : segments.size();
+  for (std::size_t i = 0; i < whole; ++i) {
     const segment_image& segment = segments[i];
-    // Only a log that never syncs can have a segment whose header did not reach the disk.
-    const bool may_be_torn = i > first_unsealed && segments[i - 1].header && segments[i - 1].header->in_flight_limit == 0;
-    if (!readable(segment) && !may_be_torn) {
+    if (!segment.readable()) {
       return corrupt(corruption::structure, segment.named_index, segment.named_index, segment.file, 0,
                      segment.header ? "the header is that of another segment" : "the segment header is unreadable");
     }
-    if (i < first_unsealed && segments[i + 1].header &&
-        segment.file_bytes < segments[i + 1].header->predecessor_bytes) {
-      return corrupt(corruption::sealed_segment, segment.named_index, segments[i + 1].header->base.index, segment.file,
+    if (i > 0 && segment.header->previous_first != segments[i - 1].named_index) {
+      return corrupt(corruption::structure, segment.header->previous_first, segment.header->base.index, segment.file, 0,
+                     "the segment before it, which begins with record " +
+                         std::to_string(segment.header->previous_first) + ", is missing");
+    }
+    if (i >= first_unsealed || !segments[i + 1].readable()) continue;
+    const segment_header& successor = *segments[i + 1].header;
+    if (segment.file_bytes < successor.predecessor_bytes) {
+      return corrupt(corruption::sealed_segment, segment.named_index, successor.base.index, segment.file,
                      segment.file_bytes, "the sealed segment is shorter than its successor says");
+    }
+    if (segment.scan && segment.scan->last != successor.base) {
+      return corrupt(corruption::sealed_segment, segment.scan->last.index + 1, successor.base.index, segment.file,
+                     segment.scan->good_bytes,
+                     "record " + std::to_string(segment.scan->last.index + 1) + ": " +
+                         log_codec::explain(segment.scan->stopped_by) + ", in a sealed segment");
     }
   }
 
@@ -209,8 +222,9 @@ inline recovery_report judge(std::span<const segment_image> segments, const reco
     const segment_image& segment = segments[i];
     const segment_scan& scan = *segment.scan;
     report.last_good = scan.last;
+    report.kept_segments = i + 1;
     const bool last = i + 1 == segments.size();
-    if (!last && readable(segments[i + 1]) && segments[i + 1].header->base == scan.last) continue;
+    if (!last && segments[i + 1].readable() && segments[i + 1].header->base == scan.last) continue;
 
     const index_t bad = scan.last.index + 1;
     const std::string what = log_codec::explain(scan.stopped_by);
