@@ -67,7 +67,7 @@ class frame_decoder {
       : max_payload_(max_payload_bytes), buffer_bytes_(std::max(buffer_bytes, std::size_t{4096})) {}
 
   /// Room for more bytes: never empty, and enough for the frame that is being received.
-  /// Ends the validity of views handed out before.
+  /// Ends the validity of views handed out before. @pre next() found need_more in what is unread.
   [[nodiscard]] mutable_bytes prepare();
 
   /// `count` bytes were written to the front of prepare()'s room.

@@ -99,7 +99,7 @@ std::optional<handshake_error> find_objection(State& self, const hello& theirs) 
   }
   if (ours.admit) {
     if (auto refused = ours.admit(self.peer)) {
-      return handshake_error(refused->cause, "refused " + peer + ": " + refused->reason, std::move(refused->reason));
+      return handshake_error(refused->cause, "refused " + peer + ": " + refused->reason, refused->reason);
     }
   }
   return std::nullopt;
