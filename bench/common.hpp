@@ -1,0 +1,242 @@
+// What the benchmarks share: pairs of a limit and lockstep, scratch directories, payloads, coroutines run to their end.
+//
+// A benchmark is named `<what>/<variant>/limit` or `<what>/<variant>/lockstep` and reports items or bytes per second;
+// bench/run.py runs the two sides alternately and prints their ratio. docs/benchmarks.md says what each limit is.
+#pragma once
+
+#include <benchmark/benchmark.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <asio/co_spawn.hpp>
+#include <asio/io_context.hpp>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "lockstep/core/asio_compat.hpp"
+#include "lockstep/core/bytes.hpp"
+#include "lockstep/env/real.hpp"
+
+namespace lockstep::bench {
+
+[[noreturn]] inline void throw_errno(const std::string& what) {
+  throw std::system_error(errno, std::system_category(), what);
+}
+
+/// What a program measured of itself.
+struct measurement {
+  double seconds = 0;
+  std::uint64_t items = 0;
+  std::uint64_t bytes = 0;
+
+  [[nodiscard]] double work() const { return static_cast<double>(items != 0 ? items : bytes); }
+};
+
+/// Registers a benchmark that lets `run` measure itself `times` times and reports the run with the highest rate: what
+/// another program that takes the processor away for a moment leaves undisturbed.
+inline void add(const std::string& name, int times, std::function<measurement()> run) {
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [times, run = std::move(run)](benchmark::State& state) {
+                                 measurement best;
+                                 try {
+                                   for (auto _ : state) {
+                                     for (int i = 0; i < times; ++i) {
+                                       const measurement one = run();
+                                       if (best.seconds == 0 || one.seconds * best.work() < best.seconds * one.work())
+                                         best = one;
+                                     }
+                                     state.SetIterationTime(best.seconds);
+                                   }
+                                 } catch (const std::exception& error) {
+                                   state.SkipWithError(error.what());
+                                 }
+                                 if (best.items != 0) state.SetItemsProcessed(static_cast<std::int64_t>(best.items));
+                                 if (best.bytes != 0) state.SetBytesProcessed(static_cast<std::int64_t>(best.bytes));
+                               })
+      ->UseManualTime()
+      ->Iterations(1)
+      ->Unit(benchmark::kMillisecond);
+}
+
+class stopwatch {
+ public:
+  [[nodiscard]] double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+/// Keeps the calling thread on one processor, where there are so many. Threads that it starts later stay there, too.
+inline void pin_to(unsigned processor) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(processor, &set);
+  (void)::sched_setaffinity(0, sizeof set, &set);
+}
+
+/// Undoes pin_to() when the scope ends.
+class pinned {
+ public:
+  explicit pinned(unsigned processor) {
+    (void)::sched_getaffinity(0, sizeof before_, &before_);
+    pin_to(processor);
+  }
+  pinned(const pinned&) = delete;
+  ~pinned() { (void)::sched_setaffinity(0, sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_;
+};
+
+/// A path for files of the benchmarks: in LOCKSTEP_BENCH_DIR, or where the program was started.
+inline std::string scratch(const std::string& name) {
+  const char* const given = std::getenv("LOCKSTEP_BENCH_DIR");
+  const std::filesystem::path directory = given ? given : "lockstep-bench-scratch";
+  std::filesystem::create_directories(directory);
+  return (directory / name).string();
+}
+
+/// A directory or file that is not there at the beginning and not at the end.
+class temporary {
+ public:
+  explicit temporary(const std::string& name) : path_(scratch(name)) { std::filesystem::remove_all(path_); }
+  temporary(const temporary&) = delete;
+  ~temporary() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
+/// A directory that `make(path)` fills once and that stays for later benchmarks with the same LOCKSTEP_BENCH_DIR.
+template <class Make>
+std::string fixture(const std::string& name, Make make) {
+  const std::string path = scratch(name);
+  if (std::filesystem::exists(path)) return path;
+  const std::string unfinished = path + ".making";
+  std::filesystem::remove_all(unfinished);
+  make(unfinished);
+  std::filesystem::rename(unfinished, path);
+  return path;
+}
+
+/// An open file descriptor.
+class descriptor {
+ public:
+  descriptor(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+    if (fd_ < 0) throw_errno("open " + path);
+  }
+  explicit descriptor(int fd) noexcept : fd_(fd) {}
+  descriptor(descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  descriptor& operator=(descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~descriptor() { reset(); }
+  [[nodiscard]] int get() const noexcept { return fd_; }
+  [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
+  void reset() noexcept {
+    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  }
+
+ private:
+  int fd_;
+};
+
+inline void write_all(int fd, const char* from, std::size_t count) {
+  while (count != 0) {
+    const ssize_t wrote = ::write(fd, from, count);
+    if (wrote < 0) throw_errno("write");
+    from += wrote;
+    count -= static_cast<std::size_t>(wrote);
+  }
+}
+
+/// Payloads that differ, from 1 MiB of bytes that stay in the cache.
+class payloads {
+ public:
+  explicit payloads(std::size_t record_bytes) : record_bytes_(record_bytes), bytes_(std::size_t{1} << 20) {
+    for (std::size_t i = 0; i < bytes_.size(); ++i) bytes_[i] = static_cast<std::byte>(i * 2654435761U >> 11U);
+  }
+  bytes_view next() noexcept {
+    const bytes_view result(bytes_.data() + at_, record_bytes_);
+    at_ += (record_bytes_ + 63) / 64 * 64;
+    if (at_ + record_bytes_ > bytes_.size()) at_ = 0;
+    return result;
+  }
+
+ private:
+  std::size_t record_bytes_;
+  std::size_t at_ = 0;
+  std::vector<std::byte> bytes_;
+};
+
+/// One node: a loop and its environment.
+struct node {
+  asio::io_context io{1};
+  real::env env{io.get_executor()};
+
+  /// Runs `work` and whatever it needs to its end. @throws what it threw.
+  void run(awaitable<void> work) {
+    std::exception_ptr failure;
+    bool ended = false;
+    asio::co_spawn(io, std::move(work), [&](const std::exception_ptr& thrown) {
+      failure = thrown;
+      ended = true;
+    });
+    io.restart();
+    while (!ended && io.run_one() != 0) {
+    }
+    if (failure) std::rethrow_exception(failure);
+    if (!ended) throw std::runtime_error("a coroutine waits for ever");
+  }
+};
+
+/// BBR, where it is the default, paces loopback to half its speed.
+inline void use_reno(int socket) {
+  const char reno[] = "reno";
+  (void)::setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, reno, sizeof reno - 1);
+  const int on = 1;
+  (void)::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+/// Two ends of a TCP connection over 127.0.0.1, blocking.
+inline std::pair<descriptor, descriptor> tcp_pair() {
+  descriptor listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  descriptor connecting(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (listening.get() < 0 || connecting.get() < 0) throw_errno("socket");
+  sockaddr_in where{};
+  where.sin_family = AF_INET;
+  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  auto* const address = reinterpret_cast<sockaddr*>(&where);
+  socklen_t size = sizeof where;
+  if (::bind(listening.get(), address, size) != 0 || ::listen(listening.get(), 1) != 0 ||
+      ::getsockname(listening.get(), address, &size) != 0 || ::connect(connecting.get(), address, size) != 0) {
+    throw_errno("loopback connection");
+  }
+  descriptor accepted(::accept4(listening.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (accepted.get() < 0) throw_errno("accept");
+  use_reno(connecting.get());
+  use_reno(accepted.get());
+  return {std::move(accepted), std::move(connecting)};
+}
+
+}  // namespace lockstep::bench

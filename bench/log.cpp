@@ -1,0 +1,220 @@
+// Appending to a log, with and without sync, against bare writes of the same payloads.
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common.hpp"
+#include "lockstep/core/task_group.hpp"
+#include "lockstep/log/append_log.hpp"
+#include "lockstep/log/directory.hpp"
+
+namespace lockstep::bench {
+namespace {
+
+struct record_size {
+  const char* name;
+  std::size_t bytes;
+};
+constexpr record_size record_sizes[] = {{"100B", 100}, {"1KiB", 1 << 10}, {"16KiB", 16 << 10}};
+
+awaitable<void> open_into(std::unique_ptr<append_log>& log, real::env& env, std::string directory,
+                          log_options options) {
+  auto opened = co_await append_log::open(env, std::move(directory), options);
+  if (!opened.log) throw std::runtime_error(opened.report.reason);
+  log = std::move(opened.log);
+}
+
+// --- append without sync
+// ------------------------------------------------------------------------------------------------
+
+// Encoded. Both together fit into one segment of the default size.
+constexpr std::size_t warm_up_bytes = std::size_t{8}
+                                      << 20;  // more than the hot tail: from then on its memory is reused
+constexpr std::size_t timed_bytes = std::size_t{48} << 20;
+constexpr std::size_t batch_bytes = std::size_t{1} << 20;  // between two waits
+
+std::size_t timed_records(std::size_t payload_bytes) { return timed_bytes / log_format::record_bytes(payload_bytes); }
+std::size_t warm_up_records(std::size_t payload_bytes) {
+  return warm_up_bytes / log_format::record_bytes(payload_bytes);
+}
+
+// The same payloads through a buffer of 256 KiB into a growing file.
+measurement append_limit(std::size_t payload_bytes) {
+  const temporary file("append-limit");
+  const descriptor to(file.path(), O_WRONLY | O_CREAT | O_TRUNC);
+  payloads source(payload_bytes);
+  std::vector<char> buffer(256 << 10);
+  std::memset(buffer.data(), 1, buffer.size());
+  const std::size_t count = timed_records(payload_bytes);
+  std::size_t used = 0;
+
+  const stopwatch watch;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (used + payload_bytes > buffer.size()) {
+      write_all(to.get(), buffer.data(), used);
+      used = 0;
+    }
+    std::memcpy(buffer.data() + used, source.next().data(), payload_bytes);
+    used += payload_bytes;
+  }
+  write_all(to.get(), buffer.data(), used);
+  return {watch.seconds(), count, 0};
+}
+
+awaitable<void> append_records(append_log& log, payloads& source, std::size_t payload_bytes, std::size_t count) {
+  const std::size_t in_batch = std::max<std::size_t>(1, batch_bytes / log_format::record_bytes(payload_bytes));
+  for (std::size_t done = 0; done < count;) {
+    const std::size_t end = std::min(count, done + in_batch);
+    for (; done < end; ++done) log.append(1, source.next());
+    co_await log.durable(log.last().index);
+  }
+}
+
+// A log that lives on while the benchmark's iterations fill one segment after the other.
+struct appending_log {
+  explicit appending_log(std::size_t payload_bytes) : source(payload_bytes), payload(payload_bytes) {
+    log_options options;
+    options.sync = sync_policy::never;
+    on.run(open_into(log, on.env, directory.path(), options));
+  }
+  ~appending_log() { on.run(log->close()); }
+
+  awaitable<void> append_timed(double& seconds) {
+    const std::size_t segments = log->segment_count();
+    co_await append_records(*log, source, payload, warm_up_records(payload));
+    const stopwatch watch;
+    co_await append_records(*log, source, payload, timed_records(payload));
+    seconds = watch.seconds();
+    if (log->segment_count() != segments) throw std::runtime_error("the timed records did not fit into one segment");
+  }
+
+  // Goes on to the next segment; what is compacted then is the segment for the one after the next.
+  awaitable<void> roll_and_compact() {
+    const std::size_t segments = log->segment_count();
+    while (log->segment_count() == segments) co_await append_records(*log, source, payload, 1 + (256 << 10) / payload);
+    co_await log->sync();
+    co_await log->compact_prefix(log->segment_of(log->last().index));
+  }
+
+  [[nodiscard]] bool in_recycled_segment() {
+    return log_directory::read(on.env, directory.path()).segments.back().header->has(log_format::recycled);
+  }
+
+  temporary directory{"append-log"};
+  node on;
+  payloads source;
+  std::size_t payload;
+  std::unique_ptr<append_log> log;
+};
+
+measurement append_to_new_segment(std::size_t payload_bytes) {
+  appending_log log(payload_bytes);
+  double seconds = 0;
+  log.on.run(log.append_timed(seconds));
+  return {seconds, timed_records(payload_bytes), 0};
+}
+
+measurement append_to_recycled_segment(std::size_t payload_bytes) {
+  appending_log log(payload_bytes);
+  measurement best;
+  double seconds = 0;
+  for (int recycled = 0; recycled < 4;) {
+    const bool counts = log.in_recycled_segment();
+    log.on.run(log.append_timed(seconds));
+    if (counts && (recycled++ == 0 || seconds < best.seconds)) best = {seconds, timed_records(payload_bytes), 0};
+    log.on.run(log.roll_and_compact());
+  }
+  return best;
+}
+
+// --- durable append
+// -----------------------------------------------------------------------------------------------------
+
+constexpr std::size_t durable_payload = 100;
+constexpr std::size_t warm_up_rounds = 50;
+constexpr std::size_t rounds = 1500;
+
+// One write of everybody's payload and one fdatasync a round, on a file of zeros.
+measurement durable_limit(std::size_t waiters) {
+  constexpr std::size_t file_bytes = std::size_t{128} << 20;
+  const std::string path = fixture("zeros", [](const std::string& unfinished) {
+    const descriptor made(unfinished, O_WRONLY | O_CREAT | O_TRUNC);
+    const std::vector<char> zeros(std::size_t{1} << 20);
+    for (std::size_t at = 0; at < file_bytes; at += zeros.size()) write_all(made.get(), zeros.data(), zeros.size());
+    if (::fsync(made.get()) != 0) throw_errno("fsync");
+  });
+  const descriptor file(path, O_WRONLY);
+  payloads source(durable_payload);
+  std::vector<char> buffer(waiters * durable_payload);
+  const auto round = [&] {
+    for (std::size_t i = 0; i < waiters; ++i) {
+      std::memcpy(buffer.data() + i * durable_payload, source.next().data(), durable_payload);
+    }
+    write_all(file.get(), buffer.data(), buffer.size());
+    if (::fdatasync(file.get()) != 0) throw_errno("fdatasync");
+  };
+  for (std::size_t i = 0; i < warm_up_rounds; ++i) round();
+  const stopwatch watch;
+  for (std::size_t i = 0; i < rounds; ++i) round();
+  return {watch.seconds(), rounds * waiters, 0};
+}
+
+awaitable<void> append_durably(append_log& log, bytes_view payload, std::size_t times) {
+  for (std::size_t i = 0; i < times; ++i) {
+    const index_t index = log.append(1, payload).index;
+    co_await log.durable(index);
+  }
+}
+
+awaitable<void> append_durably_together(append_log& log, payloads& source, std::size_t waiters, std::size_t times) {
+  task_group tasks(co_await this_coro::executor);
+  for (std::size_t i = 0; i < waiters; ++i) tasks.spawn(append_durably(log, source.next(), times));
+  co_await tasks.join();
+}
+
+measurement durable_append(std::size_t waiters, sync_on where) {
+  const temporary directory("durable-log");
+  node on;
+  log_options options;
+  options.sync_where = where;
+  std::unique_ptr<append_log> log;
+  on.run(open_into(log, on.env, directory.path(), options));
+  payloads source(durable_payload);
+  on.run(append_durably_together(*log, source, waiters, warm_up_rounds));
+  const stopwatch watch;
+  on.run(append_durably_together(*log, source, waiters, rounds));
+  const double seconds = watch.seconds();
+  on.run(log->close());
+  return {seconds, rounds * waiters, 0};
+}
+
+const bool registered = [] {
+  for (const record_size& size : record_sizes) {
+    const std::string what = std::string("append/") + size.name;
+    const auto limit = [size] { return append_limit(size.bytes); };
+    add(what + "/new/limit", 6, limit);
+    add(what + "/new/lockstep", 6, [size] { return append_to_new_segment(size.bytes); });
+    add(what + "/recycled/limit", 6, limit);
+    add(what + "/recycled/lockstep", 1, [size] { return append_to_recycled_segment(size.bytes); });
+  }
+  for (const std::size_t waiters : {1, 8, 64, 512}) {
+    const std::string what = "durable/" + std::to_string(waiters);
+    const auto limit = [waiters] { return durable_limit(waiters); };
+    add(what + "/inline/limit", 1, limit);
+    add(what + "/inline/lockstep", 1, [waiters] { return durable_append(waiters, sync_on::caller); });
+    add(what + "/offloaded/limit", 1, limit);
+    add(what + "/offloaded/lockstep", 1, [waiters] { return durable_append(waiters, sync_on::disk_thread); });
+  }
+  return true;
+}();
+
+}  // namespace
+}  // namespace lockstep::bench
