@@ -14,6 +14,7 @@
 #include <asio/co_spawn.hpp>
 #include <asio/io_context.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -21,6 +22,8 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -29,6 +32,7 @@
 #include "lockstep/core/asio_compat.hpp"
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/env/real.hpp"
+#include "lockstep/log/append_log.hpp"
 
 namespace lockstep::bench {
 
@@ -209,6 +213,46 @@ struct node {
     if (!ended) throw std::runtime_error("a coroutine waits for ever");
   }
 };
+
+struct record_size {
+  const char* name;
+  std::size_t bytes;  ///< of payload
+};
+inline constexpr record_size record_sizes[] = {{"100B", 100}, {"1KiB", 1 << 10}, {"16KiB", 16 << 10}};
+
+/// Opens a log that must be good.
+inline awaitable<void> open_into(std::unique_ptr<append_log>& log, real::env& env, std::string directory,
+                                 log_options options) {
+  auto opened = co_await append_log::open(env, std::move(directory), options);
+  if (!opened.log) throw std::runtime_error(opened.report.reason);
+  log = std::move(opened.log);
+}
+
+inline constexpr std::size_t append_batch_bytes = std::size_t{1} << 20;
+
+/// Appends `count` records, and waits for each MiB as the log's sync policy promises it.
+inline awaitable<void> append_records(append_log& log, payloads& source, std::size_t payload_bytes, std::size_t count) {
+  const std::size_t in_batch = std::max<std::size_t>(1, append_batch_bytes / log_format::record_bytes(payload_bytes));
+  for (std::size_t done = 0; done < count;) {
+    const std::size_t end = std::min(count, done + in_batch);
+    for (; done < end; ++done) log.append(1, source.next());
+    co_await log.durable(log.last().index);
+  }
+}
+
+/// A fixture: the directory of a closed log with this many encoded bytes, all of them synced.
+inline std::string log_fixture(const std::string& name, std::size_t payload_bytes, std::uint64_t bytes,
+                               const log_options& options) {
+  return fixture(name, [&](const std::string& unfinished) {
+    node on;
+    std::unique_ptr<append_log> log;
+    on.run(open_into(log, on.env, unfinished, options));
+    payloads source(payload_bytes);
+    on.run(append_records(*log, source, payload_bytes, bytes / log_format::record_bytes(payload_bytes)));
+    on.run(log->sync());
+    on.run(log->close());
+  });
+}
 
 /// BBR, where it is the default, paces loopback to half its speed.
 inline void use_reno(int socket) {

@@ -19,27 +19,11 @@
 namespace lockstep::bench {
 namespace {
 
-struct record_size {
-  const char* name;
-  std::size_t bytes;
-};
-constexpr record_size record_sizes[] = {{"100B", 100}, {"1KiB", 1 << 10}, {"16KiB", 16 << 10}};
-
-awaitable<void> open_into(std::unique_ptr<append_log>& log, real::env& env, std::string directory,
-                          log_options options) {
-  auto opened = co_await append_log::open(env, std::move(directory), options);
-  if (!opened.log) throw std::runtime_error(opened.report.reason);
-  log = std::move(opened.log);
-}
-
-// --- append without sync
-// ------------------------------------------------------------------------------------------------
+// --- Append without sync -------------------------------------------------------------------------------------------
 
 // Encoded. Both together fit into one segment of the default size.
-constexpr std::size_t warm_up_bytes = std::size_t{8}
-                                      << 20;  // more than the hot tail: from then on its memory is reused
-constexpr std::size_t timed_bytes = std::size_t{48} << 20;
-constexpr std::size_t batch_bytes = std::size_t{1} << 20;  // between two waits
+constexpr std::size_t warm_up_bytes = 8 << 20;  // more than the hot tail: from then on its memory is reused
+constexpr std::size_t timed_bytes = 48 << 20;
 
 std::size_t timed_records(std::size_t payload_bytes) { return timed_bytes / log_format::record_bytes(payload_bytes); }
 std::size_t warm_up_records(std::size_t payload_bytes) {
@@ -67,15 +51,6 @@ measurement append_limit(std::size_t payload_bytes) {
   }
   write_all(to.get(), buffer.data(), used);
   return {watch.seconds(), count, 0};
-}
-
-awaitable<void> append_records(append_log& log, payloads& source, std::size_t payload_bytes, std::size_t count) {
-  const std::size_t in_batch = std::max<std::size_t>(1, batch_bytes / log_format::record_bytes(payload_bytes));
-  for (std::size_t done = 0; done < count;) {
-    const std::size_t end = std::min(count, done + in_batch);
-    for (; done < end; ++done) log.append(1, source.next());
-    co_await log.durable(log.last().index);
-  }
 }
 
 // A log that lives on while the benchmark's iterations fill one segment after the other.
@@ -135,8 +110,7 @@ measurement append_to_recycled_segment(std::size_t payload_bytes) {
   return best;
 }
 
-// --- durable append
-// -----------------------------------------------------------------------------------------------------
+// --- Durable append ------------------------------------------------------------------------------------------------
 
 constexpr std::size_t durable_payload = 100;
 constexpr std::size_t warm_up_rounds = 50;
