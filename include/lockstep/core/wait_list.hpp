@@ -21,9 +21,23 @@ namespace lockstep {
 /// still wait; the list may outlive the context, and must not be notified then.
 /// Thread safety: none; use it on its executor only, and wait only from coroutines that run there.
 class wait_list : detail::wait_registry::member {
-  struct node;
-
  public:
+  /// A waiting coroutine's place in the list. Lies in that coroutine's frame.
+  class place : detail::held_handler {
+   public:
+    place() = default;
+    /// After the wait: what wait() returns.
+    [[nodiscard]] const std::error_code& result() const noexcept { return result_; }
+
+   private:
+    friend class wait_list;
+    wait_list* list_ = nullptr;  // null once notified or cancelled
+    place* previous_ = nullptr;
+    place* next_ = nullptr;
+    std::error_code result_{};
+    asio::cancellation_slot slot_{};
+  };
+
   explicit wait_list(asio::any_io_executor executor)
       : member(executor, [](member* self) { static_cast<wait_list*>(self)->destroy_waiting(); }),
         executor_(std::move(executor)) {}
@@ -37,28 +51,28 @@ class wait_list : detail::wait_registry::member {
   /// Suspends until notified.
   /// @return the code given to notify; operation_aborted when cancelled, and then the wait has left the list.
   awaitable<std::error_code> wait() {
-    node self;
-    co_await asio::async_initiate<const asio::use_awaitable_t<>, void()>(start_waiting{this, &self, true},
-                                                                         use_awaitable);
-    co_return self.result;
+    place self;
+    co_await wait_at(self);
+    co_return self.result();
+  }
+
+  /// wait() for hot paths, with one coroutine frame less. `at` stays until the wait has ended.
+  awaitable<void> wait_at(place& at) {
+    return asio::async_initiate<const asio::use_awaitable_t<>, void()>(start_waiting{this, &at, true}, use_awaitable);
   }
 
   /// Like wait(), but deaf to cancellation: for joins.
   awaitable<std::error_code> wait_uncancellable() {
-    node self;
+    place self;
     co_await asio::async_initiate<const asio::use_awaitable_t<>, void()>(start_waiting{this, &self, false},
                                                                          use_awaitable);
-    co_return self.result;
+    co_return self.result();
   }
 
   /// Resumes the longest waiting coroutine, if any. @return whether there was one.
   bool notify_one(std::error_code result = {}) {
     if (empty()) return false;
-    node* const first = waiting_.head;
-    waiting_.unlink(first);
-    list one;
-    one.push_back(first);
-    resume(std::move(one), result);
+    resume_alone(waiting_.head, result);
     return true;
   }
 
@@ -68,39 +82,28 @@ class wait_list : detail::wait_registry::member {
   }
 
  private:
-  // A list of nodes that lie in the frames of suspended coroutines.
   struct list {
-    node* head = nullptr;
-    node* tail = nullptr;
+    place* head = nullptr;
+    place* tail = nullptr;
     list() = default;
     list(list&& other) noexcept : head(std::exchange(other.head, nullptr)), tail(std::exchange(other.tail, nullptr)) {}
     list& operator=(list&&) = delete;
-    void push_back(node* added) noexcept {
-      added->previous = tail;
-      added->next = nullptr;
-      (tail ? tail->next : head) = added;
+    void push_back(place* added) noexcept {
+      added->previous_ = tail;
+      added->next_ = nullptr;
+      (tail ? tail->next_ : head) = added;
       tail = added;
     }
-    void unlink(node* gone) noexcept {
-      (gone->previous ? gone->previous->next : head) = gone->next;
-      (gone->next ? gone->next->previous : tail) = gone->previous;
+    void unlink(place* gone) noexcept {
+      (gone->previous_ ? gone->previous_->next_ : head) = gone->next_;
+      (gone->next_ ? gone->next_->previous_ : tail) = gone->previous_;
     }
-  };
-
-  // Lies in the waiting coroutine's frame.
-  struct node : detail::held_handler {
-    node* previous = nullptr;
-    node* next = nullptr;
-    std::error_code result{};
-    asio::cancellation_slot slot{};
   };
 
   // Owns notified waits until they have run; a batch that is dropped unrun destroys its coroutines.
   struct batch {
     list nodes;
-    explicit batch(list&& from) : nodes(std::move(from)) {
-      for (node* each = nodes.head; each; each = each->next) each->slot.clear();
-    }
+    explicit batch(list&& from) : nodes(std::move(from)) {}
     batch(batch&&) noexcept = default;
     batch& operator=(batch&&) = delete;
     ~batch() { finish_all(false); }
@@ -108,8 +111,10 @@ class wait_list : detail::wait_registry::member {
 
    private:
     void finish_all(bool run) {
-      while (node* const first = nodes.head) {
+      while (place* const first = nodes.head) {
         nodes.unlink(first);
+        // Only now, so that the memory of the slot's handler goes straight to the coroutine's next wait.
+        first->slot_.clear();
         first->finish(run);
       }
     }
@@ -117,34 +122,44 @@ class wait_list : detail::wait_registry::member {
 
   struct start_waiting {
     wait_list* self;
-    node* added;
+    place* added;
     bool cancellable;
     template <class Handler>
     void operator()(Handler&& handler) const {
-      added->slot = cancellable ? asio::get_associated_cancellation_slot(handler) : asio::cancellation_slot{};
+      added->list_ = self;
+      added->slot_ = cancellable ? asio::get_associated_cancellation_slot(handler) : asio::cancellation_slot{};
       added->hold(std::forward<Handler>(handler));
       self->waiting_.push_back(added);
-      if (added->slot.is_connected()) {
-        added->slot.assign([list_of = self, waiter = added](asio::cancellation_type type) mutable {
-          if (type == asio::cancellation_type::none || !waiter) return;
-          // This handler stays in its slot until the coroutine's next operation: it must act only once, and must
-          // not be cleared by the batch while it runs.
-          node* const cancelled = std::exchange(waiter, nullptr);
-          cancelled->slot = {};
-          list_of->waiting_.unlink(cancelled);
-          list one;
-          one.push_back(cancelled);
-          list_of->resume(std::move(one), asio::error::operation_aborted);
-        });
-      }
+      if (added->slot_.is_connected()) added->slot_.assign(on_cancel{added});
+    }
+  };
+
+  // Stays in its slot until the coroutine's next operation, also after it acted: it must act only once.
+  struct on_cancel {
+    place* waiter;
+    void operator()(asio::cancellation_type type) {
+      if (type == asio::cancellation_type::none || !waiter || !waiter->list_) return;
+      place* const cancelled = std::exchange(waiter, nullptr);
+      cancelled->slot_ = {};  // the batch must not clear the slot that this runs in
+      cancelled->list_->resume_alone(cancelled, asio::error::operation_aborted);
     }
   };
 
   // May end this list, when it lies in a waiting coroutine's frame.
   void destroy_waiting() { const batch dying(std::move(waiting_)); }
 
+  void resume_alone(place* woken, std::error_code result) {
+    waiting_.unlink(woken);
+    list one;
+    one.push_back(woken);
+    resume(std::move(one), result);
+  }
+
   void resume(list&& woken, std::error_code result) {
-    for (node* each = woken.head; each; each = each->next) each->result = result;
+    for (place* each = woken.head; each; each = each->next_) {
+      each->list_ = nullptr;
+      each->result_ = result;
+    }
     asio::post(executor_, batch(std::move(woken)));
   }
 

@@ -117,8 +117,9 @@ class basic_append_log {
     while (acked_.index < index) {
       if (failure_ || closed_) throw_if_unusable();
       wait_list& joined = index <= in_flight_ ? acks_of_flight() : acks_of_next();
-      const std::error_code ec = co_await joined.wait();
-      if (is_cancelled(ec)) throw std::system_error(ec);
+      wait_list::place waiting;
+      co_await joined.wait_at(waiting);
+      if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
     }
   }
 
