@@ -36,7 +36,7 @@ inline std::size_t poll(asio::io_context& io) {
   return io.poll();
 }
 
-/// Runs `io` until `condition()`. @return false when the deadline passed or nothing is left that could bring it about.
+/// Runs `io` until `condition()`. @return false when the deadline passed, or `io` has neither handlers nor coroutines.
 template <class Condition>
 bool run_until(asio::io_context& io, Condition condition, std::chrono::nanoseconds limit = patience) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
@@ -125,15 +125,14 @@ started<T> start(asio::io_context& io, awaitable<T> task) {
 }
 
 /// Runs `io` until `task` has ended. @return its value, or its exception rethrown.
-/// When the deadline passes, or nothing is left to run, the task is cancelled and the test fails by an exception that
-/// says so; a task that does not even end by cancellation ends the process, since its frame cannot be destroyed safely.
+/// When the deadline passes, the task is cancelled and the test fails by an exception that says so; a task that does
+/// not even end by cancellation ends the process, since its frame cannot be destroyed safely.
 template <class T>
 T run(asio::io_context& io, awaitable<T> task, std::chrono::nanoseconds limit = patience) {
   auto running = start(io, std::move(task));
   const auto done = [&running] { return running.done(); };
   if (run_until(io, done, limit)) return running.result();
-  const std::string what = current_test_name() + ": the coroutine did not end" +
-                           (io.stopped() ? " and nothing is left to run" : " before the deadline");
+  const std::string what = current_test_name() + ": the coroutine did not end before the deadline";
   running.cancel();
   if (!run_until(io, done, std::chrono::seconds(2))) {
     std::fprintf(stderr, "%s, nor when cancelled\n", what.c_str());
