@@ -42,12 +42,7 @@ void must(const leveldb::Status& status) {
   if (!status.ok()) throw std::runtime_error(status.ToString());
 }
 
-/ -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -
-
-                                                                                                                                                        constexpr std::
-                                                                                                                                                            size_t
-                                                                                                                                                                warm_up_bytes =
-    8 << 20;
+constexpr std::size_t warm_up_bytes = 8 << 20;
 constexpr std::size_t timed_bytes = 48 << 20;
 
 std::size_t records_in(std::size_t bytes, std::size_t payload_bytes) {

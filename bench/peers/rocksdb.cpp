@@ -24,12 +24,7 @@ void must(const rocksdb::Status& status) {
   if (!status.ok()) throw std::runtime_error(status.ToString());
 }
 
-/ -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
-
-                                                                                                                                                           constexpr std::
-                                                                                                                                                               size_t
-                                                                                                                                                                   payload_bytes =
-    100;
+constexpr std::size_t payload_bytes = 100;
 constexpr auto time_limit = std::chrono::milliseconds(700);
 
 // Puts by so many threads, each waiting for its own put to be synced: RocksDB commits those that wait in groups. Keys
