@@ -49,6 +49,25 @@ TEST(checksum, does_not_depend_on_where_the_bytes_lie) {
   }
 }
 
+TEST(checksum, of_parts_is_that_of_the_whole) {
+  const std::vector<std::byte> bytes = sanity_bytes(2367);
+  const bytes_view whole(bytes);
+  EXPECT_EQ(xxh3_64(std::span<const bytes_view>()), vectors.front().checksum);
+  for (const std::size_t cut : {0u, 1u, 239u, 240u, 241u, 1024u, 2366u, 2367u}) {
+    const std::array<bytes_view, 4> parts = {whole.first(cut), bytes_view(), whole.subspan(cut), bytes_view()};
+    EXPECT_EQ(xxh3_64(std::span<const bytes_view>(parts)), vectors.back().checksum) << "cut at " << cut;
+  }
+  EXPECT_EQ(xxh3_64(std::span<const bytes_view>(&whole, 1)), vectors.back().checksum);
+}
+
+TEST(checksum, of_a_length_known_when_compiling_is_the_same) {
+  const std::vector<std::byte> bytes = sanity_bytes(48);
+  EXPECT_EQ(xxh3_64_of<1>(bytes.data()), 0xC44BDFF4074EECDBu);
+  EXPECT_EQ(xxh3_64_of<12>(bytes.data()), 0xA713DAF0DFBB77E7u);
+  EXPECT_EQ(xxh3_64_of<24>(bytes.data()), 0xA3FE70BF9D3510EBu);
+  EXPECT_EQ(xxh3_64_of<48>(bytes.data()), 0x397DA259ECBA1F11u);
+}
+
 TEST(checksum, changes_with_every_bit) {
   std::vector<std::byte> bytes = sanity_bytes(300);
   const std::uint64_t whole = xxh3_64(bytes);
@@ -63,7 +82,7 @@ TEST(checksum, changes_with_every_bit) {
 TEST(checksum, tells_zeros_of_different_lengths_apart) {
   const std::vector<std::byte> zeros(1000);
   EXPECT_NE(xxh3_64(bytes_view(zeros).first(999)), xxh3_64(zeros));
-  EXPECT_NE(xxh3_64({}), 0u);
+  EXPECT_NE(xxh3_64(bytes_view()), 0u);
 }
 
 }  // namespace

@@ -400,6 +400,59 @@ TEST_F(a_task_group, a_cancellation_that_came_during_the_join_is_seen_after_it) 
   EXPECT_EQ(caller.error(), asio::error::operation_aborted);
 }
 
+awaitable<void> join_passing(task_group& group, int& joined) {
+  co_await group.join_passing_cancellation();
+  ++joined;
+}
+
+TEST_F(a_task_group, joined_passing_cancellation_is_cancelled_with_its_caller) {
+  int joined = 0;
+  group.spawn(end_when_told_or_cancelled(told, ended));
+  wait_list other(io.get_executor());
+  group.spawn(end_when_told(other, ended));
+  auto caller = start(io, join_passing(group, joined));
+  poll(io);
+  caller.cancel();
+  poll(io);
+  EXPECT_EQ(ended, 1);
+  EXPECT_EQ(joined, 0);  // one of them has not ended yet
+  other.notify_all();
+  poll(io);
+  EXPECT_EQ(ended, 2);
+  EXPECT_EQ(joined, 1);
+  EXPECT_FALSE(caller.failed());
+}
+
+TEST_F(a_task_group, joined_passing_cancellation_waits_and_rethrows_as_any_join) {
+  int joined = 0;
+  auto idle = start(io, join_passing(group, joined));
+  poll(io);
+  EXPECT_EQ(joined, 1);
+  group.spawn(end_when_told(told, ended));
+  group.spawn(throw_at_once("failed"));
+  auto caller = start(io, join_passing(group, joined));
+  poll(io);
+  EXPECT_FALSE(caller.done());
+  told.notify_all();
+  poll(io);
+  EXPECT_EQ(message_of(caller), "failed");
+}
+
+TEST_F(a_task_group, joined_passing_cancellation_after_cancel_is_deaf) {
+  int joined = 0;
+  group.spawn(end_when_told(told, ended));
+  poll(io);
+  group.cancel();
+  auto caller = start(io, join_passing(group, joined));
+  poll(io);
+  caller.cancel();
+  poll(io);
+  EXPECT_FALSE(caller.done());
+  told.notify_all();
+  poll(io);
+  EXPECT_EQ(joined, 1);
+}
+
 // --- destruction ---
 
 awaitable<void> wait_in_marked_frame(wait_list& list, int& destroyed) {

@@ -152,6 +152,30 @@ TEST_F(waiting, a_woken_coroutine_may_notify) {
   EXPECT_EQ(woken, (numbers{1, 2, 3, 4}));
 }
 
+awaitable<void> wait_at_places(wait_list& list, std::vector<std::error_code>& results) {
+  for (int i = 0; i < 2; ++i) {
+    wait_list::place here;
+    co_await list.wait_at(here);
+    results.push_back(here.result());
+  }
+}
+
+TEST_F(waiting, a_wait_at_a_place_of_the_callers_is_a_wait) {
+  std::vector<std::error_code> results;
+  auto waiter = start(io, wait_at_places(list, results));
+  start(io, wait_and_note(list, 2, woken));
+  poll(io);
+  EXPECT_TRUE(list.notify_one(make_error_code(std::errc::io_error)));
+  poll(io);
+  EXPECT_EQ(results.size(), 1u);
+  EXPECT_EQ(results.at(0), std::errc::io_error);
+  EXPECT_TRUE(woken.empty());
+  waiter.cancel();
+  poll(io);
+  EXPECT_EQ(results.at(1), asio::error::operation_aborted);
+  EXPECT_TRUE(waiter.done());
+}
+
 // --- cancellation ---
 
 TEST_F(waiting, a_cancelled_wait_ends_with_operation_aborted_and_leaves_the_list) {
