@@ -146,7 +146,10 @@ class wait_list : detail::wait_registry::member {
   };
 
   // May end this list, when it lies in a waiting coroutine's frame.
-  void destroy_waiting() { const batch dying(std::move(waiting_)); }
+  void destroy_waiting() {
+    const batch dying(std::move(waiting_));
+    for (place* each = dying.nodes.head; each; each = each->next_) each->list_ = nullptr;
+  }
 
   void resume_alone(place* woken, std::error_code result) {
     waiting_.unlink(woken);
