@@ -1,25 +1,32 @@
 // The decisions of catch-up, pure: what a source answers to a follower's position, where two histories part, how far a
 // follower lags, and the messages that carry this. The drivers are catchup/source.hpp and catchup/follower.hpp.
 //
-//   follower                                     source
-//   subscribe(have, kept from, mode)  ------->   decides by the chain at have.index:
-//                                     <-------   accepted(from)                        have is in the source's history
-//                                     <-------   probe(index) ... probe_reply          search for the last common position
-//                                     <-------   diverged(common)                      the follower repairs, subscribes anew
-//                                     <-------   snapshot, snapshot_chunk*, snapshot_end   what follows is not kept any more
-//   ack(durable)   <- - - - - - - - - - - - - -  records*, heartbeat*                  push
-//   fetch(limit, wait)                ------->   records or heartbeat                  pull: one answer a fetch
+//   follower                           source
+//   subscribe(have, base, mode)  -->   decides by the chain at have.index:
+//                                <--   accepted, heartbeat          what follows is in the source's history
+//   probe_reply                 <-->   probe                        ... search for the last common position
+//                                <--   diverged(common)             the follower repairs and subscribes anew
+//                                <--   snapshot, chunks, end        what follows is not kept; subscribes anew
+//   ack(durable)                <-->   records, heartbeats          push: whenever there are any
+//   fetch(limit, wait)           -->   records or a heartbeat       pull: one answer a fetch
+//                                <--   failed(why)                  at any time, and then the end
+//
+// A heartbeat that answers a fetch names a last record that the follower has; one that names a later record is followed
+// by records. Records that do not continue the follower's log by its chain are refused by the follower, so that the
+// worst that a wrong answer can do is to end the connection.
 #pragma once
 
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/ids.hpp"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
-#include <span>
 
 namespace lockstep::catchup {
 
@@ -38,6 +45,7 @@ enum class message : std::uint8_t {
   snapshot_end = 21,
   records = 22,
   heartbeat = 23,
+  failed = 24,
 };
 
 /// push: the source sends whenever there is something. pull: it answers each fetch, at the latest after its wait.
@@ -62,23 +70,26 @@ struct words {
 };
 
 struct subscribe_message {
-  position have;             ///< the follower's last durable record
-  index_t base = 0;          ///< the index before the first record that the follower keeps: what it can answer probes for
+  position have;     ///< the follower's last durable record
+  index_t base = 0;  ///< the index before the first record that the follower keeps: what it can answer probes for
   catchup::mode mode = mode::push;
+  std::uint64_t max_frame_bytes = 0;  ///< the largest frame that the follower takes
 
   [[nodiscard]] auto encode() const noexcept {
-    return words<5>{{have.epoch, have.index, have.chain, base, static_cast<std::uint64_t>(mode)}}.encode();
+    return words<6>{{have.epoch, have.index, have.chain, base, static_cast<std::uint64_t>(mode), max_frame_bytes}}
+        .encode();
   }
   static std::optional<subscribe_message> decode(bytes_view bytes) noexcept {
-    const auto raw = words<5>::decode(bytes);
+    const auto raw = words<6>::decode(bytes);
     if (!raw || raw->values[4] > 1 || raw->values[3] > raw->values[1]) return std::nullopt;
     return subscribe_message{{raw->values[0], raw->values[1], raw->values[2]},
                              raw->values[3],
-                             static_cast<catchup::mode>(raw->values[4])};
+                             static_cast<catchup::mode>(raw->values[4]),
+                             raw->values[5]};
   }
 };
 
-/// ack, accepted, probe_reply, diverged: one position. snapshot, snapshot_end: see there.
+/// ack, accepted, probe_reply: one position. snapshot_end: the snapshot's.
 struct position_message {
   lockstep::position position;
 
@@ -105,7 +116,7 @@ struct probe_message {
 
 struct fetch_message {
   std::uint64_t max_bytes = 0;
-  std::uint64_t wait_ns = 0;   ///< long poll: how long the source may hold its answer back while it has no records
+  std::uint64_t wait_ns = 0;  ///< long poll: how long the source may hold its answer back while it has no records
 
   [[nodiscard]] auto encode() const noexcept { return words<2>{{max_bytes, wait_ns}}.encode(); }
   static std::optional<fetch_message> decode(bytes_view bytes) noexcept {
@@ -115,30 +126,66 @@ struct fetch_message {
   }
 };
 
+/// The histories agree up to `common` and the source has no record of the follower's behind it.
+struct diverged_message {
+  position common;
+  epoch_t source_epoch = 0;  ///< of the source's last record: a source of an older life must not cut a follower back
+
+  [[nodiscard]] auto encode() const noexcept {
+    return words<4>{{common.epoch, common.index, common.chain, source_epoch}}.encode();
+  }
+  static std::optional<diverged_message> decode(bytes_view bytes) noexcept {
+    const auto raw = words<4>::decode(bytes);
+    if (!raw) return std::nullopt;
+    return diverged_message{{raw->values[0], raw->values[1], raw->values[2]}, raw->values[3]};
+  }
+};
+
 /// Announces a snapshot of `size` bytes that stands for all records up to `upto`.
 struct snapshot_message {
   position upto;
   std::uint64_t size = 0;
+  index_t differs_from = 0;  ///< an index from which on the follower's records are known not to be the source's;
+                             ///< 0: the follower only lies too far back
+  epoch_t source_epoch = 0;  ///< as in diverged_message
 
-  [[nodiscard]] auto encode() const noexcept { return words<4>{{upto.epoch, upto.index, upto.chain, size}}.encode(); }
+  [[nodiscard]] auto encode() const noexcept {
+    return words<6>{{upto.epoch, upto.index, upto.chain, size, differs_from, source_epoch}}.encode();
+  }
   static std::optional<snapshot_message> decode(bytes_view bytes) noexcept {
-    const auto raw = words<4>::decode(bytes);
-    if (!raw) return std::nullopt;
-    return snapshot_message{{raw->values[0], raw->values[1], raw->values[2]}, raw->values[3]};
+    const auto raw = words<6>::decode(bytes);
+    if (!raw || raw->values[1] == 0) return std::nullopt;
+    return snapshot_message{
+        {raw->values[0], raw->values[1], raw->values[2]}, raw->values[3], raw->values[4], raw->values[5]};
   }
 };
 
 struct heartbeat_message {
-  position last;                ///< the source's last record that followers can have
-  std::uint64_t clock_ns = 0;   ///< the source's wall clock
+  position last;               ///< the source's last record that followers can have
+  std::uint64_t clock_ns = 0;  ///< the source's wall clock; only differences are used
 
   [[nodiscard]] auto encode() const noexcept {
     return words<4>{{last.epoch, last.index, last.chain, clock_ns}}.encode();
   }
   static std::optional<heartbeat_message> decode(bytes_view bytes) noexcept {
     const auto raw = words<4>::decode(bytes);
-    if (!raw) return std::nullopt;
+    if (!raw || raw->values[3] > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+      return std::nullopt;
+    }
     return heartbeat_message{{raw->values[0], raw->values[1], raw->values[2]}, raw->values[3]};
+  }
+};
+
+/// Why the source ends: for the follower's operator.
+struct failed_message {
+  std::uint64_t code = 0;  ///< a lockstep::errc; 0 when it was an error of another kind
+  index_t at = 0;          ///< the record that would have been next; 0 when there was none
+
+  [[nodiscard]] auto encode() const noexcept { return words<2>{{code, at}}.encode(); }
+  static std::optional<failed_message> decode(bytes_view bytes) noexcept {
+    const auto raw = words<2>::decode(bytes);
+    if (!raw) return std::nullopt;
+    return failed_message{raw->values[0], raw->values[1]};
   }
 };
 
@@ -146,6 +193,7 @@ struct heartbeat_message {
 /// position agree at all before it.
 class divergence_search {
  public:
+  /// @param highest  at least lowest; below the largest index_t.
   divergence_search(index_t lowest, index_t highest) noexcept : lowest_(lowest), differs_from_(highest + 1) {}
 
   /// The index to compare next; nothing when the search has ended.
@@ -167,6 +215,9 @@ class divergence_search {
   /// After the end: the last common index; nothing when they differ at `lowest` already.
   [[nodiscard]] const std::optional<index_t>& common() const noexcept { return agreed_; }
 
+  /// The lowest index that is known to differ; beyond `highest` while none is.
+  [[nodiscard]] index_t differs_from() const noexcept { return differs_from_; }
+
  private:
   index_t lowest_;
   std::optional<index_t> agreed_;
@@ -182,8 +233,9 @@ enum class answer {
 
 struct decision {
   catchup::answer answer = answer::accept;
-  index_t lowest = 0;   ///< search: the first index that both still know
-  index_t highest = 0;  ///< search: the last index that both have
+  index_t lowest = 0;        ///< search: the first index that both still know
+  index_t highest = 0;       ///< search: the last index that both have and that is not known to differ
+  index_t differs_from = 0;  ///< snapshot_required: see snapshot_message
 };
 
 /// Decides from the chain at the follower's position.
@@ -192,51 +244,100 @@ struct decision {
 inline decision decide(const subscribe_message& subscription, const position& base, const position& last,
                        const std::optional<position>& own) noexcept {
   decision result;
-  if (own && *own == subscription.have && subscription.have.index >= base.index) return result;
-  result.lowest = subscription.base > base.index ? subscription.base : base.index;
-  result.highest = subscription.have.index < last.index ? subscription.have.index : last.index;
-  // An index that was compared already need not be asked for.
-  if (own && result.highest == subscription.have.index && result.highest > result.lowest) --result.highest;
-  result.answer = result.lowest > result.highest ? answer::snapshot_required : answer::search;
+  const index_t have = subscription.have.index;
+  const bool both_have = own && have >= base.index && have <= last.index;
+  if (both_have && *own == subscription.have) return result;
+  result.lowest = std::max(subscription.base, base.index);
+  result.highest = std::min(have, last.index);
+  if (result.lowest > result.highest) {
+    // Either the source has compacted what follows `have`, or it ends before all that the follower keeps.
+    result.answer = answer::snapshot_required;
+    if (have > last.index) result.differs_from = last.index + 1;
+  } else if (!both_have) {
+    result.answer = answer::search;
+  } else if (result.lowest == have) {
+    result.answer = answer::snapshot_required;
+    result.differs_from = have;
+  } else {
+    result.answer = answer::search;
+    --result.highest;  // was just compared
+  }
   return result;
 }
 
 /// How far a follower lags behind its source, by the source's own clock: right when nothing is written, and never
-/// negative, however the two machines' clocks differ.
+/// negative, however the two machines' clocks differ or jump.
 class lag_tracker {
  public:
+  using time = std::chrono::nanoseconds;
+
   /// @param source_last  the last index that the heartbeat names.
-  /// @param clock        the source's clock in the heartbeat.
-  void heard(index_t source_last, std::chrono::nanoseconds clock) noexcept {
+  /// @param clock        the source's clock in the heartbeat, not negative. When it goes back, no time has passed.
+  void heard(index_t source_last, time clock) noexcept {
+    if (heard_ && clock > clock_) passed_ += std::min(clock - clock_, time::max() - passed_);
+    heard_ = true;
+    clock_ = clock;
+    while (count_ != 0 && samples_[count_ - 1].last > source_last) --count_;  // the source took records back
     source_last_ = source_last;
-    if (clock > clock_) clock_ = clock;
-    if (have_ >= source_last_) {
-      behind_since_.reset();
-    } else if (!behind_since_) {
-      behind_since_ = clock_;
-    }
+    if (source_last > have_ && (count_ == 0 || samples_[count_ - 1].last < source_last)) remember(source_last);
   }
 
   /// The follower has made everything up to `index` durable.
   void has(index_t index) noexcept {
     have_ = index;
-    if (have_ >= source_last_) behind_since_.reset();
+    std::size_t had = 0;
+    while (had < count_ && samples_[had].last <= index) ++had;
+    drop(0, had);
   }
 
+  /// How many records of the source are not durable here, as of its last heartbeat.
   [[nodiscard]] std::uint64_t records() const noexcept { return source_last_ > have_ ? source_last_ - have_ : 0; }
 
-  /// For how long the source has had records that the follower has not.
-  [[nodiscard]] std::chrono::nanoseconds time() const noexcept {
-    return behind_since_ ? clock_ - *behind_since_ : std::chrono::nanoseconds(0);
-  }
+  /// For how long the source has had the oldest record that is not durable here: not longer than it had, and shorter by
+  /// at most the time between two heartbeats. When more than most_samples heartbeats named records that are missing,
+  /// some are forgotten, and what is shown can be shorter by a 30th of the greatest lag.
+  [[nodiscard]] time behind_for() const noexcept { return count_ == 0 ? time(0) : passed_ - samples_[0].when; }
 
   [[nodiscard]] index_t source_last() const noexcept { return source_last_; }
 
+  static constexpr std::size_t most_samples = 64;
+
  private:
+  struct sample {
+    index_t last = 0;
+    time when{0};  // of the source's clock, as passed_ counts it
+  };
+
+  void remember(index_t last) noexcept {
+    if (count_ == most_samples) forget_one();
+    samples_[count_++] = {last, passed_};
+  }
+
+  // The sample whose neighbours lie closest together; never the oldest.
+  void forget_one() noexcept {
+    std::size_t least = 1;
+    const auto gap = [this](std::size_t i) { return samples_[i + 1].when - samples_[i - 1].when; };
+    for (std::size_t i = 2; i + 1 < count_; ++i) {
+      if (gap(i) < gap(least)) least = i;
+    }
+    drop(least, least + 1);
+  }
+
+  void drop(std::size_t from, std::size_t to) noexcept {
+    const auto begin = samples_.begin();
+    std::copy(begin + static_cast<std::ptrdiff_t>(to), begin + static_cast<std::ptrdiff_t>(count_),
+              begin + static_cast<std::ptrdiff_t>(from));
+    count_ -= to - from;
+  }
+
   index_t have_ = 0;
   index_t source_last_ = 0;
-  std::chrono::nanoseconds clock_{0};
-  std::optional<std::chrono::nanoseconds> behind_since_;
+  bool heard_ = false;
+  time clock_{0};
+  time passed_{0};
+  // Heartbeats that named records which are not durable here yet: rising in both fields.
+  std::array<sample, most_samples> samples_{};
+  std::size_t count_ = 0;
 };
 
 }  // namespace lockstep::catchup
