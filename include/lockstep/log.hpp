@@ -9,3 +9,4 @@
 #include "lockstep/log/format.hpp"
 #include "lockstep/log/options.hpp"
 #include "lockstep/log/recovery.hpp"
+#include "lockstep/log/verify.hpp"
