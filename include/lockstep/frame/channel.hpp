@@ -49,6 +49,7 @@ namespace lockstep {
 template <class Env, class Stream = typename Env::stream>
 class basic_channel {
  public:
+  using environment_type = Env;
   using stream_type = Stream;
 
   /// @param env  must outlive the channel and its last operation.
@@ -84,6 +85,12 @@ class basic_channel {
   /// The same for a payload in several parts; `parts` itself must stay too.
   awaitable<void> send(std::uint8_t kind, std::uint64_t id, std::span<const bytes_view> parts,
                        std::uint8_t flags = frame_flag::none);
+
+  /// As send(), but gives up at `deadline`.
+  /// @return false when the frame was withdrawn and nothing of it was sent; true when it was sent, or will be sent
+  ///   whole from a copy since a part of it had left.
+  awaitable<bool> send_until(time_point deadline, std::uint8_t kind, std::uint64_t id,
+                             std::span<const bytes_view> parts, std::uint8_t flags = frame_flag::none);
 
   /// Sends one frame if that needs no suspension: the cheapest way to send. The payload is copied, whatever its size.
   /// @return false when the queue is full, a frame is waiting, or no frame of this size can be sent any more (send()
@@ -140,7 +147,8 @@ class basic_channel {
     return bytes;
   }
 
-  awaitable<void> send_waiting(frame_header header, std::span<const bytes_view> parts, std::size_t payload_bytes);
+  awaitable<bool> send_waiting(frame_header header, std::span<const bytes_view> parts, std::size_t payload_bytes,
+                               time_point deadline);
 
   std::shared_ptr<state> state_;
 };
@@ -207,7 +215,7 @@ awaitable<void> basic_channel<Env, Stream>::send(std::uint8_t kind, std::uint64_
   if (const auto reason = state_->reason_for_sender(payload.size())) state_->throw_error(reason);
   const std::span<const bytes_view> parts(&payload, 1);
   if (state_->try_copy({kind, flags, id}, parts, payload.size(), state_->options.copy_bytes)) co_return;
-  co_await send_waiting({kind, flags, id}, parts, payload.size());
+  (void)co_await send_waiting({kind, flags, id}, parts, payload.size(), detail::never);
 }
 
 template <class Env, class Stream>
@@ -217,20 +225,32 @@ awaitable<void> basic_channel<Env, Stream>::send(std::uint8_t kind, std::uint64_
   const std::size_t bytes = size_of(parts);
   if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
   if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return;
-  co_await send_waiting({kind, flags, id}, parts, bytes);
+  (void)co_await send_waiting({kind, flags, id}, parts, bytes, detail::never);
 }
 
 template <class Env, class Stream>
-awaitable<void> basic_channel<Env, Stream>::send_waiting(frame_header header, std::span<const bytes_view> parts,
-                                                         std::size_t payload_bytes) {
+awaitable<bool> basic_channel<Env, Stream>::send_until(time_point deadline, std::uint8_t kind, std::uint64_t id,
+                                                       std::span<const bytes_view> parts, std::uint8_t flags) {
+  assert(kind != frame_kind::keepalive);
+  const std::size_t bytes = size_of(parts);
+  if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
+  if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return true;
+  co_return co_await send_waiting({kind, flags, id}, parts, bytes, deadline);
+}
+
+template <class Env, class Stream>
+awaitable<bool> basic_channel<Env, Stream>::send_waiting(frame_header header, std::span<const bytes_view> parts,
+                                                         std::size_t payload_bytes, time_point deadline) {
   typename state::waiting_frame frame(*state_);
   frame.set(header, parts, payload_bytes);
-  if (frame.self->submit(frame)) {
+  if (frame.self->submit(frame, deadline)) {
     detail::parked waiter;
     co_await waiter.wait(frame.self->executor, frame.sender);
+    if (waiter.result() == errc::timed_out && frame.queued) co_return frame.bytes != frame.bytes_in_all;
     if (waiter.result()) frame.self->throw_error(waiter.result());
   }
   if (frame.result) frame.self->throw_error(frame.result);
+  co_return true;
 }
 
 template <class Env, class Stream>

@@ -26,7 +26,7 @@ class alarm {
   alarm& operator=(const alarm&) = delete;
   ~alarm() { stop(); }
 
-  /// Asks for a sweep at `when` at the latest.
+  /// Asks for a sweep at `when`, never inside this call.
   void at(time_point when) {
     if (state_->stopped || when >= state_->due) return;
     state_->due = when;
@@ -83,11 +83,17 @@ class alarm {
 
   static awaitable<void> run(running_mark mark) {
     state* const self = mark.of.get();
+    bool inside_at = true;  // co_spawn runs a coroutine on the spot until it suspends
     while (!self->stopped && self->due != never) {
       const time_point now = self->env.now();
       if (now < self->due) {
         self->timer.expires_at(self->due);
         (void)co_await self->timer.wait();
+        inside_at = false;
+        continue;
+      }
+      if (std::exchange(inside_at, false)) {
+        co_await asio::post(self->env.get_executor(), use_awaitable);
         continue;
       }
       self->due = never;

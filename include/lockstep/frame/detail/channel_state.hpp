@@ -14,6 +14,7 @@
 #include "lockstep/frame/detail/send_queue.hpp"
 #include "lockstep/frame/stream_traits.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <memory>
@@ -112,6 +113,7 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
 
     const std::shared_ptr<channel_state> self;
     parked* sender = nullptr;
+    time_point deadline = never;  ///< when the sender is resumed with timed_out
     std::error_code result{};
   };
 
@@ -135,13 +137,17 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
   }
 
   /// Queues `frame` behind everything before it and writes what can be written. @return whether its sender must wait.
-  bool submit(waiting_frame& frame) {
+  bool submit(waiting_frame& frame, time_point deadline = never) {
     if (send_error_) {
       frame.result = send_error_;
       return false;
     }
     queue_.push(frame);
     if (!writing_) write();
+    if (frame.queued && deadline != never) {
+      frame.deadline = deadline;
+      alarm_.at(deadline);
+    }
     return frame.queued;
   }
 
@@ -359,7 +365,22 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
       next_tick_ = now + tick_;
       if (!check_silence(now)) return never;
     }
-    return std::min(limit_, next_tick_);
+    return std::min({limit_, next_tick_, sweep_senders(now)});
+  }
+
+  time_point sweep_senders(time_point now) {
+    time_point earliest = never;
+    parked::batch late;
+    queue_.for_each_reference([&](send_queue::reference& each) {
+      auto& frame = static_cast<waiting_frame&>(each);
+      if (now < frame.deadline) {
+        earliest = std::min(earliest, frame.deadline);
+      } else if (frame.sender) {
+        late.add(frame.sender, errc::timed_out);
+      }
+    });
+    resume_later(std::move(late));
+    return earliest;
   }
 
   bool check_silence(time_point now) {

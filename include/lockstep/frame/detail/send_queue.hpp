@@ -183,6 +183,11 @@ class send_queue {
     }
   }
 
+  template <class Use>
+  void for_each_reference(Use use) {
+    for (reference* each = first_; each; each = each->next) use(*each);
+  }
+
   /// Forgets everything, and tells `done` of each reference.
   template <class Done>
   void clear(Done done) {
