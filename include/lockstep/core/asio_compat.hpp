@@ -3,6 +3,9 @@
 // Names that moved out of `asio::experimental` are brought into `lockstep` from wherever they live.
 #pragma once
 
+// Before Asio, which decides by a macro of the standard library's how it allocates: the units of a program must agree.
+#include <version>
+
 #include <asio/version.hpp>
 static_assert(ASIO_VERSION >= 102201, "lockstep needs standalone Asio 1.22.1 or newer");
 
