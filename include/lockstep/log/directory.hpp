@@ -116,13 +116,6 @@ struct log_directory {
     return judge(segments, {watermark, known_durable});
   }
 
-  /// Scans all segments, also the sealed ones, and judges the directory: reads every byte of the log.
-  template <environment Env>
-  recovery_report verify(Env& env, const std::string& path, index_t known_durable = 0) {
-    for (std::size_t i = 0; i < segments.size(); ++i) scan(env, path, i, [](const record&) {});
-    return judge(segments, {watermark, known_durable});
-  }
-
  private:
   template <environment Env>
   static std::optional<position> read_position(Env& env, const std::string& path) {

@@ -16,7 +16,8 @@ inline bytes_view zero_block() noexcept {
   return zeros;
 }
 
-inline std::string parent_directory(const std::string& path) {
+inline std::string parent_directory(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
   const std::size_t slash = path.find_last_of('/');
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
@@ -773,10 +774,7 @@ auto basic_append_log<Env>::open(Env& env, std::string directory, log_options op
   open_result result;
   std::error_code ec;
   (void)env.list(directory, ec);
-  if (ec == std::errc::no_such_file_or_directory) {  // D2
-    env.create_directory(directory, ec);
-    if (!ec) ec = co_await env.sync_directory(detail::parent_directory(directory), options.sync_where);
-  }
+  if (ec == std::errc::no_such_file_or_directory) env.create_directory(directory, ec);
   if (ec) throw std::system_error(ec, "cannot open log directory " + directory);
 
   auto log = std::make_unique<basic_append_log>(passkey(), env, directory, options);
@@ -790,10 +788,15 @@ auto basic_append_log<Env>::open(Env& env, std::string directory, log_options op
   log_directory found = log_directory::read(env, directory);
   const bool resetting = found.reset_intent.has_value();
   if (!resetting) {
-    result.report = found.recover(env, directory, options.known_durable);
+    const bool begins_behind_it = found.segments.empty() && options.start.index >= options.known_durable;
+    result.report = found.recover(env, directory, begins_behind_it ? 0 : options.known_durable);
     if (result.report.verdict == log_verdict::corrupt) co_return result;
   }
-  log->watermark_file_ = env.open(log->path(log_files::watermark), open_mode::create, ec);
+  // D2. Not only when this call made the directory: whoever did may have crashed before it was synced.
+  if (found.segments.empty()) {
+    ec = co_await env.sync_directory(detail::parent_directory(directory), options.sync_where);
+  }
+  if (!ec) log->watermark_file_ = env.open(log->path(log_files::watermark), open_mode::create, ec);
   if (!ec && resetting) {
     ec = co_await log->begin_anew(*found.reset_intent);
     if (!ec) ec = co_await log->remove_and_sync(std::string(log_files::reset_intent));
