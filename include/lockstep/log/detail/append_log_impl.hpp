@@ -57,7 +57,10 @@ detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
 template <environment Env>
 void basic_append_log<Env>::write_full_chunk(detail::tail_chunk& chunk) {
   const bool oldest_unwritten = written_.index == chunk.before.index || chunk.written != 0;
-  if (options_.sync == sync_policy::always || busy_ || chunk.opens_segment || !oldest_unwritten) return;
+  if (options_.sync == sync_policy::always || busy_ || chunk.opens_segment || !oldest_unwritten ||
+      chunk.written == chunk.used) {
+    return;
+  }
   const bytes_view bytes(chunk.data.get() + chunk.written, chunk.used - chunk.written);
   std::error_code ec;
   active_->pwrite(chunk.offset + chunk.written, {&bytes, 1}, ec);
@@ -111,6 +114,10 @@ void basic_append_log<Env>::reserve(file& target, std::uint64_t& reserved, std::
       target.pwrite(at, {&zeros, 1}, ec);
       if (!ec) prewritten = at += zeros.size();
     }
+    if (ec == std::errc::no_space_on_device && prewritten >= end) {
+      ec.clear();
+      upto = prewritten;
+    }
   }
   if (ec) fail_append(ec);
   reserved = upto;
@@ -122,9 +129,10 @@ auto basic_append_log<Env>::prepare_file(std::uint64_t end) -> prepared_file {
   const std::string name = path(log_files::numbered(staged_.index + 1, log_files::temporary_suffix));
   std::error_code ec;
   if (!recycled_.empty()) {
-    env_.rename(path(recycled_.back()), name, ec);
-    if (ec) fail_append(ec);
+    const std::string old = std::move(recycled_.back());
     recycled_.pop_back();
+    env_.rename(path(old), name, ec);
+    if (ec) fail_append(ec);
     result.recycled = true;
   }
   result.opened = std::make_shared<file>(
@@ -262,9 +270,11 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   if (options_.sync == sync_policy::interval) ec = co_await sync_active();
   if (ec) co_return ec;
 
-  const prepared_file next = prepared_.front();
+  // Appends may reserve more of the prepared file meanwhile: it stays in its place until it is complete.
+  const std::shared_ptr<file> opened = prepared_.front().opened;
+  const bool recycled = prepared_.front().recycled;
   segment added;
-  added.header.flags = (syncs() ? log_format::predecessor_sealed : 0) | (next.recycled ? log_format::recycled : 0);
+  added.header.flags = (syncs() ? log_format::predecessor_sealed : 0) | (recycled ? log_format::recycled : 0);
   added.header.base = base;
   added.header.previous_first = segments_.back().header.first_index();
   added.header.predecessor_bytes = segments_.back().end;
@@ -274,9 +284,9 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   added.header.encode(header_page_);
   const bytes_view page(header_page_);
   if (syncs()) {
-    ec = co_await next.opened->pwrite_datasync(0, {&page, 1}, options_.sync_where);
+    ec = co_await opened->pwrite_datasync(0, {&page, 1}, options_.sync_where);
   } else {
-    next.opened->pwrite(0, {&page, 1}, ec);
+    opened->pwrite(0, {&page, 1}, ec);
   }
   if (!ec) env_.rename(path(log_files::numbered(base.index + 1, log_files::temporary_suffix)), path_of(added.header), ec);
   if (!ec && syncs()) ec = co_await env_.sync_directory(directory_, options_.sync_where);
@@ -286,9 +296,9 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
     closed_unsynced_.emplace_back(active_, written_);
     if (closed_unsynced_.size() == 1) tasks_.spawn(sync_closed_segments());
   }
-  active_ = next.opened;
-  prewritten_ = std::max<std::uint64_t>(next.prewritten, log_format::segment_header_bytes);
-  reserved_ = next.reserved;
+  active_ = opened;
+  prewritten_ = std::max<std::uint64_t>(prepared_.front().prewritten, log_format::segment_header_bytes);
+  reserved_ = prepared_.front().reserved;
   prepared_.pop_front();
   segments_.push_back(std::move(added));
   co_return ec;
@@ -695,14 +705,10 @@ awaitable<std::error_code> basic_append_log<Env>::begin_anew(position start) {
     if (old && !ec) env_.remove(path(name), ec);
   }
   if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (!ec) ec = co_await rewrite_segment(empty.header, {});
   if (ec) co_return ec;
-  segments_.clear();
-  recycled_.clear();
-  segment_header header;
-  header.base = start;
-  header.created_ns = static_cast<std::uint64_t>(env_.wall_now().time_since_epoch().count());
-  ec = co_await rewrite_segment(header, {});
-  if (!ec) begin_at(start, log_format::segment_header_bytes);
+  segments_.pop_front();
+  begin_at(start, log_format::segment_header_bytes);
   co_return ec;
 }
 
