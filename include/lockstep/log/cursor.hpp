@@ -24,7 +24,7 @@ class basic_cursor {
   /// @param max_bytes  of encoded records; a batch holds at least one record.
   /// @return records that stay valid as long as the batch (or a copy of it) lives.
   /// @throws system_error: compacted (continue from a snapshot), diverged (the log was cut or reset below what this
-  ///   cursor already returned), corrupt, log_failed or closed (nothing more will come), operation_aborted.
+  ///   cursor already returned, or, when it returned nothing yet, below where it begins), corrupt, log_failed or closed (nothing more will come), operation_aborted.
   /// Cancellation: nothing was read.
   awaitable<record_batch> next(std::size_t max_bytes) {
     for (;;) {
@@ -44,15 +44,18 @@ class basic_cursor {
  private:
   // Records were taken back: go on only if what was returned last is still in the log.
   void follow_rewind() {
-    rewinds_ = log_->rewinds();
+    if (place_.chain != 0) {
+      if (place_.next - 1 < log_->base().index) throw std::system_error(errc::compacted, log_->directory());
+      const std::optional<position> last = log_->position_at(place_.next - 1);
+      if (!last || last->chain != place_.chain) throw std::system_error(errc::diverged, log_->directory());
+    } else if (place_.next > log_->last().index + 1) {
+      throw std::system_error(errc::diverged, log_->directory());
+    }
     typename basic_append_log<Env>::read_place fresh;
     fresh.next = place_.next;
     fresh.chain = place_.chain;
     place_ = fresh;
-    if (place_.chain == 0) return;
-    if (place_.next - 1 < log_->base().index) throw std::system_error(errc::compacted, log_->directory());
-    const std::optional<position> last = log_->position_at(place_.next - 1);
-    if (!last || last->chain != place_.chain) throw std::system_error(errc::diverged, log_->directory());
+    rewinds_ = log_->rewinds();
   }
 
   basic_append_log<Env>* log_;
