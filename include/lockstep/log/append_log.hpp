@@ -64,6 +64,7 @@ class basic_append_log {
         options_(options),
         tail_(options.chunk_bytes),
         tasks_(env.get_executor()),
+        visits_ended_(env.get_executor()),
         work_(env.get_executor()),
         grown_staged_(env.get_executor()),
         grown_durable_(env.get_executor()),
@@ -82,7 +83,7 @@ class basic_append_log {
   /// @param payload  copied before this returns.
   /// @return the record's position.
   /// @throws system_error, and nothing was staged: errc::record_too_large, stale_epoch, overloaded (wait for durable()),
-  ///   log_failed, closed, or no_space_on_device.
+  ///   log_failed, closed, or no_space_on_device. Also overloaded while truncate_suffix() or reset() run.
   position append(epoch_t epoch, bytes_view payload, record_kind kind = data_record) {
     return append(epoch, std::span<const bytes_view>(&payload, 1), kind);
   }
@@ -114,17 +115,22 @@ class basic_append_log {
   /// Cancellation: the record stays staged and becomes durable anyway.
   awaitable<void> durable(index_t index) {
     if (index > staged_.index) throw std::system_error(errc::out_of_range, where("nothing was appended at"));
+    if (acked_.index >= index) co_return;
+    const visit inside(*this);
+    const std::uint64_t rewinds = rewinds_;
     while (acked_.index < index) {
       if (failure_ || closed_) throw_if_unusable();
       wait_list& joined = index <= in_flight_ ? acks_of_flight() : acks_of_next();
       wait_list::place waiting;
       co_await joined.wait_at(waiting);
       if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
+      if (rewinds_ != rewinds) co_return;  // acknowledged, and then taken back
     }
   }
 
   /// Makes everything that is staged now durable by a datasync, whatever the policy.
-  /// @throws as durable().
+  /// @throws log_failed, closed, or what the file system said (then the log has failed).
+  /// Cancellation: the caller stops waiting; the sync goes on.
   awaitable<void> sync();
 
   // --- what is there --------------------------------------------------------------------------------------------------
@@ -180,8 +186,8 @@ class basic_append_log {
 
   /// Takes back all records behind `keep`. Durable when it returns; what was staged before is durable or gone.
   /// @param keep  at least base().index.
-  /// @throws system_error: compacted when `keep` lies before base(), log_failed, or what the file system said (then the
-  ///   log has failed). Cancellation: not honoured.
+  /// @throws system_error: compacted when `keep` lies before base(), log_failed, closed, or what the file system said
+  ///   (then the log has failed). Cancellation: the caller stops waiting; the change goes on.
   awaitable<void> truncate_suffix(index_t keep);
 
   /// Drops whole segments at the beginning that hold only records before `first_kept`, oldest first. The caller has made
@@ -197,7 +203,9 @@ class basic_append_log {
   awaitable<void> reset(position start);
 
   /// Flushes what is staged, under sync_policy::always and interval with a sync, ends every wait with errc::closed, joins
-  /// and releases the directory. Idempotent. Errors of the last flush are thrown after everything is released.
+  /// and releases the directory. When it returns, no coroutine waits in the log any more, and it may be destroyed.
+  /// @throws what the file system said when staged records could not be made safe, after everything is released.
+  /// Idempotent.
   awaitable<void> close();
 
  private:
@@ -221,22 +229,52 @@ class basic_append_log {
   // One coroutine at a time changes files.
   class turn {
    public:
-    explicit turn(basic_append_log& log) noexcept : log_(&log) {}
-    turn(turn&& other) noexcept : log_(std::exchange(other.log_, nullptr)) {}
+    explicit turn(basic_append_log& log) noexcept : log_(&log), alive_(log.alive_) {}
+    turn(turn&& other) noexcept : log_(std::exchange(other.log_, nullptr)), alive_(std::move(other.alive_)) {}
     ~turn() {
-      if (!log_) return;
+      // A coroutine that waits for the disk may be destroyed after the log, with the executor.
+      if (!log_ || alive_.expired()) return;
       log_->busy_ = false;
       log_->turn_.notify_one();
     }
 
    private:
     basic_append_log* log_;
+    std::weak_ptr<const void> alive_;
   };
   awaitable<turn> take_turn() {
     while (busy_) (void)co_await turn_.wait_uncancellable();
     busy_ = true;
     co_return turn(*this);
   }
+
+  // A caller's coroutine that waits in here: close() lets it leave before the log may be destroyed.
+  class visit {
+   public:
+    explicit visit(basic_append_log& log) noexcept : log_(log), alive_(log.alive_) { ++log_.visits_; }
+    visit(const visit&) = delete;
+    ~visit() {
+      if (!alive_.expired() && --log_.visits_ == 0) log_.visits_ended_.notify_all();
+    }
+
+   private:
+    basic_append_log& log_;
+    std::weak_ptr<const void> alive_;
+  };
+
+  // While records are taken back, nothing can be staged behind them. Held with the turn.
+  class taking_back {
+   public:
+    explicit taking_back(basic_append_log& log) noexcept : log_(log), alive_(log.alive_) { log_.taking_back_ = true; }
+    taking_back(const taking_back&) = delete;
+    ~taking_back() {
+      if (!alive_.expired()) log_.taking_back_ = false;
+    }
+
+   private:
+    basic_append_log& log_;
+    std::weak_ptr<const void> alive_;
+  };
 
   [[nodiscard]] std::string path(std::string_view name) const { return log_files::join(directory_, name); }
   [[nodiscard]] std::string path_of(const segment_header& header) const {
@@ -274,6 +312,7 @@ class basic_append_log {
 
   // These run with the turn held and return what the file system said.
   awaitable<std::error_code> flush();
+  awaitable<std::error_code> flush_and_sync();
   awaitable<std::error_code> flush_one_segment();
   awaitable<std::error_code> open_next_segment(const position& base);
   awaitable<std::error_code> sync_active();
@@ -291,8 +330,10 @@ class basic_append_log {
   awaitable<void> sync_owned();
   awaitable<void> last_flush();
 
+  void take_back(const position& last);
   void begin_at(const position& last, std::uint64_t end);
   void record_synced(const position& upto);
+  void write_watermark(const position& upto);
   void acknowledge(const position& upto);
   void fail(std::error_code ec);
   void throw_if_failed(std::error_code ec) {
@@ -333,10 +374,13 @@ class basic_append_log {
   bool closing_ = false;
   bool closed_ = false;
   bool busy_ = false;
+  bool taking_back_ = false;
   std::size_t flight_list_ = 0;
+  std::size_t visits_ = 0;
   std::uint64_t rewinds_ = 0;
 
   task_group tasks_;
+  wait_list visits_ended_;    // close()
   wait_list work_;            // the flusher
   wait_list grown_staged_;    // readers
   wait_list grown_durable_;
@@ -345,6 +389,7 @@ class basic_append_log {
   wait_list owned_ended_;     // run_owned()
   wait_list closed_synced_;   // sync_closed_segments()
   typename Env::timer sync_timer_;
+  const std::shared_ptr<const void> alive_ = std::make_shared<char>();  // last: ends first
 };
 
 }  // namespace lockstep

@@ -30,6 +30,7 @@ inline std::string parent_directory(std::string path) {
 template <environment Env>
 detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
   if (failure_ || closing_) throw_if_unusable();
+  if (taking_back_) fail_append(errc::overloaded);
   if (unsynced_bytes_ != 0 && unsynced_bytes_ + bytes > options_.max_unsynced_bytes) fail_append(errc::overloaded);
 
   const std::uint64_t end = staged_offset_ + bytes;
@@ -346,10 +347,14 @@ awaitable<void> basic_append_log<Env>::sync_closed_segments() {
   }
 }
 
-// The watermark is a lower bound: a write of it that fails or is lost leaves a lower one, which is as true.
 template <environment Env>
 void basic_append_log<Env>::record_synced(const position& upto) {
-  if (upto.index <= synced_.index) return;
+  if (upto.index > synced_.index) write_watermark(upto);
+}
+
+// The watermark is a lower bound: a write of it that fails or is lost leaves a lower one, which is as true.
+template <environment Env>
+void basic_append_log<Env>::write_watermark(const position& upto) {
   synced_ = upto;
   std::array<std::byte, log_format::watermark_bytes> bytes;
   log_codec::encode_watermark(bytes.data(), synced_);
@@ -380,15 +385,20 @@ void basic_append_log<Env>::fail(std::error_code ec) {
 }
 
 template <environment Env>
-awaitable<void> basic_append_log<Env>::sync_owned() {
-  const turn held = co_await take_turn();
+awaitable<std::error_code> basic_append_log<Env>::flush_and_sync() {
   std::error_code ec = co_await flush();
   if (!ec && !syncs()) {
     while (!closed_unsynced_.empty() && !failure_) (void)co_await closed_synced_.wait_uncancellable();
     ec = failure_ ? failure_ : co_await env_.sync_directory(directory_, options_.sync_where);
   }
   if (!ec) ec = co_await sync_active();
-  throw_if_failed(ec);
+  co_return ec;
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync_owned() {
+  const turn held = co_await take_turn();
+  throw_if_failed(co_await flush_and_sync());
 }
 
 template <environment Env>
@@ -513,6 +523,7 @@ std::optional<position> basic_append_log<Env>::position_at(index_t index) {
 
 template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::readable(index_t index, visibility seen) {
+  const visit inside(*this);
   const std::uint64_t rewinds = rewinds_;
   while (rewinds == rewinds_ && index > (seen == visibility::durable ? acked_ : staged_).index) {
     if (closing_) co_return errc::closed;
@@ -533,6 +544,7 @@ awaitable<void> basic_append_log<Env>::run_owned(awaitable<void> work) {
     std::exception_ptr failure;
   };
   const auto shared = std::make_shared<outcome>();
+  const visit inside(*this);
   tasks_.spawn([](basic_append_log& log, awaitable<void> owned, std::shared_ptr<outcome> into) -> awaitable<void> {
     try {
       co_await std::move(owned);
@@ -563,7 +575,8 @@ awaitable<std::error_code> basic_append_log<Env>::write_new_file(std::string nam
   co_return ec;
 }
 
-// Gives the last segment a new file that holds just these records. The old file stays as it is for whoever has it mapped.
+// Writes a new file with just these records for the segment that becomes the last. A file that it replaces stays as it
+// is for whoever has it mapped.
 template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::rewrite_segment(segment_header header, bytes_view records) {
   header.flags &= ~log_format::recycled;
@@ -600,44 +613,55 @@ awaitable<std::error_code> basic_append_log<Env>::lower_watermark(const position
   co_return co_await watermark_file_.pwrite_datasync(0, {&view, 1}, options_.sync_where);
 }
 
-/// The log now ends at `last`, all of it durable, in a segment file of `end` bytes.
+/// Readers and waiters see no record behind `last` any more.
 template <environment Env>
-void basic_append_log<Env>::begin_at(const position& last, std::uint64_t end) {
+void basic_append_log<Env>::take_back(const position& last) {
   staged_ = written_ = acked_ = last;
-  synced_ = position{};
-  record_synced(last);
+  if (synced_.index > last.index) synced_ = last;
   in_flight_ = last.index;
-  staged_offset_ = reserved_ = prewritten_ = end;
   unsynced_bytes_ = dirty_bytes_ = 0;
   tail_.clear();
-  closed_unsynced_.clear();
-}
-
-template <environment Env>
-awaitable<void> basic_append_log<Env>::truncate_suffix_owned(index_t keep) {
-  const turn held = co_await take_turn();
-  throw_if_failed(co_await flush());
-  if (keep >= staged_.index) co_return;
-  if (keep < base().index) throw std::system_error(errc::compacted, where("truncating before the start of"));
-  const std::optional<position> last = position_at(keep);
-  throw_if_failed(co_await lower_watermark(*last));
-  while (segments_.size() > 1 && segments_.back().header.base.index >= keep) {
-    throw_if_failed(co_await remove_and_sync(log_files::segment_name(segments_.back().header.first_index())));
-    segments_.pop_back();
-  }
-  segment& cut = segments_.back();
-  const std::shared_ptr<reader> mapped = reader_of(cut);
-  const std::uint64_t end = keep == cut.header.base.index ? log_format::segment_header_bytes
-                                                          : mapped->offset_of(keep + 1, cut.end);
-  if (end == 0) throw_if_failed(errc::corrupt);
-  const segment_header header = cut.header;
-  segments_.pop_back();
-  throw_if_failed(co_await rewrite_segment(
-      header, mapped->bytes().subspan(log_format::segment_header_bytes, end - log_format::segment_header_bytes)));
-  begin_at(*last, end);
   ++rewinds_;
   grown_staged_.notify_all();
   grown_durable_.notify_all();
+}
+
+/// The log ends at `last`, all of it durable, in a segment file of `end` bytes.
+template <environment Env>
+void basic_append_log<Env>::begin_at(const position& last, std::uint64_t end) {
+  staged_ = written_ = acked_ = last;
+  write_watermark(last);
+  in_flight_ = last.index;
+  staged_offset_ = reserved_ = prewritten_ = end;
+}
+
+// Everything is durable first, so that a record is taken back only after it was acknowledged, and so that the watermark
+// may name the last record that is kept.
+template <environment Env>
+awaitable<void> basic_append_log<Env>::truncate_suffix_owned(index_t keep) {
+  const turn held = co_await take_turn();
+  const taking_back refusing_appends(*this);
+  throw_if_failed(co_await flush_and_sync());
+  if (keep >= staged_.index) co_return;
+  if (keep < base().index) throw std::system_error(errc::compacted, where("truncating before the start of"));
+  const std::optional<position> last = position_at(keep);
+  const std::size_t number = keep == base().index ? 0 : number_of_segment(keep);
+  const std::shared_ptr<reader> mapped = reader_of(segments_[number]);
+  const segment_header header = segments_[number].header;
+  const std::uint64_t end = keep == header.base.index ? log_format::segment_header_bytes
+                                                      : mapped->offset_of(keep + 1, segments_[number].end);
+  if (end == 0) throw std::system_error(errc::corrupt, path_of(header));
+
+  throw_if_failed(co_await lower_watermark(*last));
+  take_back(*last);
+  while (segments_.size() > number + 1) {
+    throw_if_failed(co_await remove_and_sync(log_files::segment_name(segments_.back().header.first_index())));
+    segments_.pop_back();
+  }
+  throw_if_failed(co_await rewrite_segment(
+      header, mapped->bytes().subspan(log_format::segment_header_bytes, end - log_format::segment_header_bytes)));
+  segments_.erase(segments_.end() - 2);
+  begin_at(*last, end);
 }
 
 template <environment Env>
@@ -697,6 +721,16 @@ template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::begin_anew(position start) {
   std::error_code ec = co_await lower_watermark(position{});
   if (ec) co_return ec;
+  segment empty;
+  empty.header.base = start;
+  empty.header.created_ns = static_cast<std::uint64_t>(env_.wall_now().time_since_epoch().count());
+  empty.end = log_format::segment_header_bytes;
+  segments_.clear();
+  segments_.push_back(empty);
+  recycled_.clear();
+  synced_ = position{};
+  take_back(start);
+
   const std::vector<std::string> names = env_.list(directory_, ec);
   for (const std::string& name : names) {
     // Recycled files go too: their indexes need not be lower than the new ones (P2).
@@ -715,7 +749,8 @@ awaitable<std::error_code> basic_append_log<Env>::begin_anew(position start) {
 template <environment Env>
 awaitable<void> basic_append_log<Env>::reset_owned(position start) {
   const turn held = co_await take_turn();
-  throw_if_failed(co_await flush());
+  const taking_back refusing_appends(*this);
+  throw_if_failed(co_await flush_and_sync());
   std::array<std::byte, log_format::watermark_bytes> bytes;
   log_codec::encode_watermark(bytes.data(), start);
   const bytes_view content(bytes);
@@ -723,9 +758,6 @@ awaitable<void> basic_append_log<Env>::reset_owned(position start) {
   throw_if_failed(co_await write_new_file(std::string(log_files::reset_intent), {&content, 1}, nullptr));
   throw_if_failed(co_await begin_anew(start));
   throw_if_failed(co_await remove_and_sync(std::string(log_files::reset_intent)));
-  ++rewinds_;
-  grown_staged_.notify_all();
-  grown_durable_.notify_all();
 }
 
 template <environment Env>
@@ -824,7 +856,7 @@ auto basic_append_log<Env>::open(Env& env, std::string directory, log_options op
 template <environment Env>
 awaitable<void> basic_append_log<Env>::last_flush() {
   const turn held = co_await take_turn();
-  if (failure_) co_return;
+  if (failure_ && acked_.index == staged_.index) co_return;
   std::error_code ec = co_await flush();
   if (!ec && syncs()) ec = co_await sync_active();
   throw_if_failed(ec);
@@ -851,6 +883,7 @@ awaitable<void> basic_append_log<Env>::close() {
   prepared_.clear();
   watermark_file_ = file();
   lock_ = typename Env::file_lock();
+  while (visits_ != 0) (void)co_await visits_ended_.wait_uncancellable();
   if (failure) std::rethrow_exception(failure);
 }
 
