@@ -44,8 +44,8 @@ inline log_options cold_log() {
 
 class world {
  public:
+  virtual_clock clock;  // before `io`, whose end destroys the timers that are left
   asio::io_context io;
-  virtual_clock clock;
 
   /// Runs what is ready, and moves time on when nothing is, until `condition()`.
   /// @return false when nothing is left that could bring it about, or after very long.
@@ -144,7 +144,7 @@ inline void expect_equal(const node& a, const node& b) {
 }
 
 /// What a follower told, and a program that takes snapshots.
-class notes : public follower_events {
+class notes final : public follower_events {
  public:
   struct divergence {
     position common;
@@ -198,7 +198,7 @@ class notes : public follower_events {
 };
 
 /// A snapshot that says for what it stands.
-class snapshots_of : public snapshot_provider {
+class snapshots_of final : public snapshot_provider {
  public:
   std::optional<position> upto;
   std::string bytes = std::string(1000, 's');
@@ -216,6 +216,51 @@ class snapshots_of : public snapshot_provider {
   }
 };
 
+/// A node with a source.
+struct leader {
+  leader(world& in, faulty_disk& disk, log_options log = small_log(), source_options options = {})
+      : at(in, disk, log), source(at.env, *at.log, options, &snapshots) {}
+
+  snapshots_of snapshots;
+  node at;
+  test_source source;
+
+  [[nodiscard]] test_log& log() { return *at.log; }
+  /// The first one that is connected.
+  [[nodiscard]] follower_status follower() const {
+    return source.followers().empty() ? follower_status() : source.followers().front();
+  }
+};
+
+/// A node with a follower.
+struct replica {
+  replica(world& in, faulty_disk& disk, follower_options options = {}, log_options log = small_log())
+      : at(in, disk, log), follower(at.env, *at.log, told, options) {}
+
+  notes told;
+  node at;
+  test_follower follower;
+
+  [[nodiscard]] test_log& log() { return *at.log; }
+  [[nodiscard]] bool caught_up() const { return follower.state().caught_up; }
+  /// It has everything that the leader has, durably.
+  [[nodiscard]] bool has_all_of(leader& of) { return log().acked() == of.log().last(); }
+};
+
+inline void expect_equal(leader& a, replica& b) { expect_equal(a.at, b.at); }
+
+inline follower_options pulling(duration long_poll = duration(0)) {
+  follower_options options;
+  options.mode = catchup::mode::pull;
+  options.long_poll = long_poll;
+  return options;
+}
+inline follower_options repairing() {
+  follower_options options;
+  options.on_divergence = repair::save_and_truncate;
+  return options;
+}
+
 inline channel_options channel_of(node_id id) {
   channel_options options;
   options.cluster = "test";
@@ -228,14 +273,41 @@ inline std::pair<pipe_stream, pipe_stream> connected_pipes(world& in, const wire
   return {pipe_stream(wire, 0), pipe_stream(wire, 1)};
 }
 
+/// Ends the channel with the coroutine, however that ends.
+class closing {
+ public:
+  explicit closing(test_channel& of) : channel_(of) {}
+  closing(const closing&) = delete;
+  ~closing() { channel_.abort(); }
+
+ private:
+  test_channel& channel_;
+};
+/// As programs do it: a side that has ended closes its channel.
+inline awaitable<void> serve(test_source& source, test_channel& with) {
+  const closing mark(with);
+  co_await with.handshake();
+  std::exception_ptr failure;
+  try {
+    co_await source.serve(with);
+  } catch (const std::system_error&) {
+    failure = std::current_exception();
+  }
+  co_await with.close();
+  if (failure) std::rethrow_exception(failure);
+}
+inline awaitable<void> follow(test_follower& follower, test_channel& with) {
+  const closing mark(with);
+  co_await with.handshake();
+  co_await follower.run(with);
+}
+
 /// A connection between a source (side 0) and a follower (side 1), from its handshake to its end.
 class connection {
  public:
-  connection(world& in, test_source& source, pipe_env& source_env, test_follower& follower, pipe_env& follower_env,
-             const wire_options& wire = {}, const channel_options& source_says = channel_of(1),
-             const channel_options& follower_says = channel_of(2))
-      : connection(in, source, source_env, follower, follower_env, connected_pipes(in, wire), source_says,
-                   follower_says) {}
+  connection(world& in, leader& source, replica& follower, const wire_options& wire = {},
+             const channel_options& source_says = channel_of(1), const channel_options& follower_says = channel_of(2))
+      : connection(in, source, follower, connected_pipes(in, wire), source_says, follower_says) {}
   connection(const connection&) = delete;
   ~connection() { end(); }
 
@@ -246,42 +318,82 @@ class connection {
 
   [[nodiscard]] bool over() const { return serving.done() && following.done(); }
 
+  /// Waits until both sides have ended by themselves.
+  [[nodiscard]] bool ends() {
+    return in_.run_until([this] { return over(); });
+  }
+
   /// Cuts the connection at once and waits until both sides have noticed.
   void end() {
     at_source.abort();
     at_follower.abort();
-    if (!in_.run_until([this] { return over(); })) ADD_FAILURE() << "a side did not end with its channel";
+    if (!ends()) ADD_FAILURE() << "a side did not end with its channel";
   }
 
  private:
-  connection(world& in, test_source& source, pipe_env& source_env, test_follower& follower, pipe_env& follower_env,
-             std::pair<pipe_stream, pipe_stream> ends, const channel_options& source_says,
-             const channel_options& follower_says)
-      : at_source(source_env, std::move(ends.first), source_says),
-        at_follower(follower_env, std::move(ends.second), follower_says),
-        serving(start(in.io, serve(source, at_source))),
-        following(start(in.io, follow(follower, at_follower))),
+  connection(world& in, leader& source, replica& follower, std::pair<pipe_stream, pipe_stream> ends,
+             const channel_options& source_says, const channel_options& follower_says)
+      : at_source(source.at.env, std::move(ends.first), source_says),
+        at_follower(follower.at.env, std::move(ends.second), follower_says),
+        serving(start(in.io, serve(source.source, at_source))),
+        following(start(in.io, follow(follower.follower, at_follower))),
         in_(in) {}
 
-  // As programs do it: a side that has ended closes its channel.
-  static awaitable<void> serve(test_source& source, test_channel& with) {
-    const closing mark(with);
-    co_await with.handshake();
-    co_await source.serve(with);
-  }
-  static awaitable<void> follow(test_follower& follower, test_channel& with) {
-    const closing mark(with);
-    co_await with.handshake();
-    co_await follower.run(with);
-  }
-  struct closing {
-    explicit closing(test_channel& of) : channel_of(of) {}
-    closing(const closing&) = delete;
-    ~closing() { channel_of.abort(); }
-    test_channel& channel_of;
-  };
-
   world& in_;
+};
+
+/// Connects, lets the follower get everything, and disconnects. @return whether it got everything.
+inline bool catch_up(world& in, leader& source, replica& follower) {
+  connection link(in, source, follower);
+  return in.run_until([&] { return follower.has_all_of(source) || link.over(); }) && follower.has_all_of(source);
+}
+
+/// One side of a connection that says what the test wants.
+class scripted_peer {
+ public:
+  scripted_peer(world& in, pipe_env& env, pipe_stream stream, node_id id, channel_options options = channel_of(0))
+      : in_(in), channel(env, std::move(stream), named(std::move(options), id)) {
+    shaking_ = std::make_unique<started<peer_info>>(start(in.io, channel.handshake()));
+  }
+
+  template <class Message>
+  void say(catchup::message kind, const Message& message) {
+    const auto bytes = message.encode();
+    say_bytes(kind, bytes);
+  }
+  void say_bytes(catchup::message kind, bytes_view payload, std::uint8_t flags = frame_flag::none) {
+    in_.run(channel.send(static_cast<std::uint8_t>(kind), 0, payload, flags));
+    in_.settle();
+  }
+
+  /// The next message, which must be of this kind. @return its payload.
+  std::vector<std::byte> hear(catchup::message kind) {
+    const frame_view frame = in_.run(channel.receive());
+    EXPECT_EQ(static_cast<int>(frame.kind), static_cast<int>(kind));
+    return {frame.payload.begin(), frame.payload.end()};
+  }
+  template <class Message>
+  Message hear(catchup::message kind) {
+    return Message::decode(hear(kind)).value();
+  }
+
+  void finish_handshake() {
+    if (!in_.run_until([this] { return shaking_->done(); })) throw std::runtime_error("no handshake");
+    (void)shaking_->result();
+  }
+
+ private:
+  static channel_options named(channel_options options, node_id id) {
+    options.node = id;
+    return options;
+  }
+  world& in_;
+
+ public:
+  test_channel channel;
+
+ private:
+  std::unique_ptr<started<peer_info>> shaking_;
 };
 
 }  // namespace lockstep::test

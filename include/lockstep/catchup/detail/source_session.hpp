@@ -60,7 +60,7 @@ class source_session {
     if (is_cancelled(why)) return;
     catchup::failed_message message;
     message.code = why.category() == lockstep_category() ? static_cast<std::uint64_t>(why.value()) : 0;
-    message.at = reader_ ? reader_->next_index() : 0;
+    message.at = reading_;
     const auto bytes = message.encode();
     (void)channel_.try_send(static_cast<std::uint8_t>(catchup::message::failed), 0, bytes_view(bytes));
   }
@@ -259,11 +259,12 @@ class source_session {
 
   // Never suspends, so that what it finds is what a heartbeat said in the same turn names.
   record_batch next_batch() {
+    reading_ = reader_->next_index();
     try {
       // A cursor knows its place by the last record that it read; before, this session does.
       if (rewinds_ != of_.log.rewinds()) {
         rewinds_ = of_.log.rewinds();
-        const index_t last = reader_->next_index() - 1;
+        const index_t last = reading_ - 1;
         const bool unread = last == subscription_.have.index && last >= of_.log.base().index;
         if (unread && of_.log.position_at(last) != subscription_.have) {
           throw std::system_error(errc::diverged, "the source's log was rewound behind record " + std::to_string(last));
@@ -343,6 +344,7 @@ class source_session {
   catchup::subscribe_message subscription_;  // the latest
   bool accepted_ = false;                    // some subscription was; reader_ is there from then on
   std::optional<basic_cursor<Env>> reader_;
+  index_t reading_ = 0;                               // the first record of the batch that is or was being read
   std::uint64_t rewinds_ = 0;                         // of the log, when it was last made sure that reader_ continues
   std::optional<catchup::divergence_search> search_;  // while searching
   position common_;                                   // the highest position that agreed, when there is one
