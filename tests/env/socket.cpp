@@ -514,8 +514,8 @@ TEST_F(tcp_test, a_connect_can_be_cancelled) {
 TEST_F(tcp_test, a_connect_leaves_no_timer_behind) {
   acceptor listening = listen(address("127.0.0.1", 0));
   stream client = connect(listening.local_address());
-  // With a timer that still waits, the context would not run out of work.
-  EXPECT_TRUE(test::run_until(io, [this] { return test::poll(io), io.stopped(); }));
+  test::poll(io);
+  EXPECT_TRUE(io.stopped());  // with a timer that waits, the context would not run out of work
 }
 
 TEST_F(tcp_test, a_pending_connect_ends_with_the_io_context) {
