@@ -2,6 +2,8 @@
 // changes files at the worst moment.
 #include "lockstep/log/verify.hpp"
 
+#include "lockstep/frame/codec.hpp"
+#include "lockstep/frame/hello.hpp"
 #include "lockstep/log.hpp"
 #include "run.hpp"
 #include "support/process.hpp"
@@ -126,8 +128,7 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-// --- files
-// ---------------------------------------------------------------------------------------------------------------
+// --- files ---------------------------------------------------------------------------------------------------------
 
 std::string segment(const std::string& directory, index_t first) {
   return log_files::join(directory, log_files::segment_name(first));
@@ -183,8 +184,60 @@ std::map<std::string, std::string> contents(const std::string& directory) {
   return files;
 }
 
-// --- the command line
-// ----------------------------------------------------------------------------------------------------
+// --- the examples of docs/formats.md -------------------------------------------------------------------------------
+
+std::string hex(bytes_view bytes) {
+  std::string text;
+  for (const std::byte each : bytes) {
+    std::array<char, 4> two;
+    std::snprintf(two.data(), two.size(), "%02x", static_cast<unsigned>(each));
+    text += two.data();
+  }
+  return text;
+}
+
+TEST(formats, AreAsTheDocumentSays) {
+  const bytes_view hello_text = as_bytes("hello");
+  std::array<std::byte, 40> bytes;
+  const position at = log_codec::encode_record(bytes.data(), {}, 1, data_record, {&hello_text, 1});
+  EXPECT_EQ(hex(bytes),
+            "0500000081be77ec01000000000000000001000000000000c20552773b17a940"
+            "68656c6c6f000000");
+
+  segment_header header;
+  header.flags = log_format::predecessor_sealed;
+  header.base = at;
+  header.previous_first = 1;
+  header.predecessor_bytes = log_format::segment_header_bytes + bytes.size();
+  header.created_ns = 1'700'000'000'000'000'000;
+  header.in_flight_limit = 16 << 20;
+  std::array<std::byte, log_format::segment_header_bytes> page;
+  header.encode(page);
+  EXPECT_EQ(hex(bytes_view(page).first(80)),
+            "4c4f434b534547310100000001000000"
+            "01000000000000000100000000000000"
+            "c20552773b17a9400100000000000000"
+            "281000000000000000002a36fe9c9717"
+            "00000001000000006057eb1bab2f83d5");
+
+  std::array<std::byte, frame_header_bytes> frame;
+  encode_frame_header(frame.data(), {4, frame_flag::none, 7}, 5, xxh3_64(hello_text));
+  EXPECT_EQ(hex(frame), "05000000040000000700000000000000c13a167560be4f1f");
+  encode_frame_header(frame.data(), {22, frame_flag::self_checked, 7}, 40, 0);
+  EXPECT_EQ(hex(frame), "2800000016010000070000000000000039f8f5c8b531d896");
+
+  hello offer;
+  offer.node = 2;
+  offer.cluster = "orders";
+  byte_buffer encoded;
+  encode_hello(encoded, offer);
+  EXPECT_EQ(hex(encoded.view()),
+            "6c6f636b737465700100310001000000"
+            "02000000000000000000000000000000"
+            "066f72646572730000a115d40d4c18d09f");
+}
+
+// --- the command line ----------------------------------------------------------------------------------------------
 
 TEST(lockstep_log_cli, HelpBeginsWithExamplesAndEndsWithExitCodes) {
   for (const std::vector<std::string>& command :
@@ -248,8 +301,7 @@ TEST(lockstep_log_cli, WhatIsNoLogDirectoryIsAWrongArgument) {
   EXPECT_EQ(lockstep_log({"diff", dir / "missing", dir / "log"}).code, 2);
 }
 
-// --- verify
-// --------------------------------------------------------------------------------------------------------------
+// --- verify --------------------------------------------------------------------------------------------------------
 
 TEST(lockstep_log_verify, ACleanLogIsGood) {
   const temp_dir dir;
@@ -515,8 +567,7 @@ TEST(lockstep_log_verify, AFileThatCannotBeReadEndsItWithAMessage) {
   EXPECT_THAT(result.err, HasSubstr("lockstep-log: error: cannot read a file of the log"));
 }
 
-// --- dump
-// ----------------------------------------------------------------------------------------------------------------
+// --- dump ----------------------------------------------------------------------------------------------------------
 
 TEST(lockstep_log_dump, PrintsOneLineARecord) {
   const temp_dir dir;
@@ -628,8 +679,7 @@ TEST(lockstep_log_dump, SaysWhatIsNotKeptAnyMore) {
   EXPECT_THAT(lines_of(result.out).at(0), StartsWith("      21 "));
 }
 
-// --- diff
-// ----------------------------------------------------------------------------------------------------------------
+// --- diff ----------------------------------------------------------------------------------------------------------
 
 TEST(lockstep_log_diff, TheSameHistoryInOtherSegmentsIsEqual) {
   const temp_dir dir;
@@ -756,8 +806,7 @@ TEST(lockstep_log_diff, JsonSaysTheSame) {
   EXPECT_TRUE(equal.at("next_in_first").is_null());
 }
 
-// --- segments
-// ------------------------------------------------------------------------------------------------------------
+// --- segments ------------------------------------------------------------------------------------------------------
 
 TEST(lockstep_log_segments, ListsEachFileWithItsRange) {
   const temp_dir dir;
@@ -773,8 +822,7 @@ TEST(lockstep_log_segments, ListsEachFileWithItsRange) {
   EXPECT_EQ(json::parse(as_json[1]).at("base").at("index"), 10);
 }
 
-// --- beside a running writer
-// ---------------------------------------------------------------------------------------------
+// --- beside a running writer ---------------------------------------------------------------------------------------
 
 /// Appends, seals, compacts, recycles and perhaps takes back, until destroyed.
 class busy_writer {
@@ -831,8 +879,7 @@ INSTANTIATE_TEST_SUITE_P(that, lockstep_log_beside_a_writer,
                                   (std::get<1>(each.param) ? "AndTakesBack" : "");
                          });
 
-// --- log/verify.hpp, with something happening between two of its steps
-// -----------------------------------------------------
+// --- log/verify.hpp, with something happening between two of its steps ---------------------------------------------
 
 /// Calls `before_open(name)` before a file is opened.
 class meddled_env : public real::env {
