@@ -12,8 +12,7 @@
 
 namespace lockstep {
 
-// --- judging
-// ------------------------------------------------------------------------------------------------------------
+// --- judging -------------------------------------------------------------------------------------------------------
 
 namespace detail {
 
@@ -60,8 +59,7 @@ inline recovery_report judge_scanned(std::span<const segment_image> segments, co
 
 }  // namespace detail
 
-// --- verifying
-// ----------------------------------------------------------------------------------------------------------
+// --- verifying -----------------------------------------------------------------------------------------------------
 
 namespace detail {
 
@@ -323,8 +321,7 @@ verified_log verify_log(Env& env, const std::string& path, const verify_options&
   return detail::log_verification<Env>(env, path, options).run();
 }
 
-// --- reading
-// ------------------------------------------------------------------------------------------------------------
+// --- reading -------------------------------------------------------------------------------------------------------
 
 template <environment Env>
 std::size_t basic_log_reader<Env>::segment_of(index_t index) const noexcept {
@@ -404,8 +401,7 @@ recovery_report basic_log_reader<Env>::for_each(index_t from, Visit&& visit) {
   return report;
 }
 
-// --- comparing
-// ----------------------------------------------------------------------------------------------------------
+// --- comparing -----------------------------------------------------------------------------------------------------
 
 namespace detail {
 
