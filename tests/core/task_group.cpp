@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <asio/io_context.hpp>
+#include <asio/steady_timer.hpp>
 
 #include <memory>
 #include <optional>
@@ -529,6 +530,29 @@ TEST(task_group_end, a_coroutine_that_owns_its_group_ends_with_the_io_context) {
   {
     asio::io_context io;
     start(io, own_everything(destroyed));
+    poll(io);
+  }
+  EXPECT_EQ(destroyed, 2);
+}
+
+awaitable<void> wait_for_timer(int& destroyed) {
+  const frame_mark mark(destroyed);
+  asio::steady_timer timer(co_await this_coro::executor, std::chrono::hours(1));
+  co_await timer.async_wait(use_awaitable);
+}
+
+awaitable<void> own_task_with_timer(int& destroyed) {
+  const frame_mark mark(destroyed);
+  task_group group(co_await this_coro::executor);
+  group.spawn(wait_for_timer(destroyed));
+  co_await group.join();
+}
+
+TEST(task_group_end, a_group_that_goes_after_its_tasks_does_not_cancel_what_they_waited_for) {
+  int destroyed = 0;
+  {
+    asio::io_context io;
+    start(io, own_task_with_timer(destroyed));
     poll(io);
   }
   EXPECT_EQ(destroyed, 2);

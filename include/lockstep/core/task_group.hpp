@@ -32,7 +32,7 @@ class task_group {
     if (state_->cancelled) return;
     auto child = state_->children.emplace(state_->children.end());
     asio::co_spawn(state_->executor, std::move(task),
-                   asio::bind_cancellation_slot(child->slot(), finished{state_, child}));
+                   asio::bind_cancellation_slot(child->slot(), finished(state_, child)));
   }
 
   [[nodiscard]] bool idle() const noexcept { return state_->children.empty(); }
@@ -86,17 +86,32 @@ class task_group {
     std::shared_ptr<state> of;
     std::list<asio::cancellation_signal>::iterator child;
 
-    void operator()(std::exception_ptr failure) {
-      of->children.erase(child);
-      if (failure && !is_stop(failure) && !of->failure) {
-        of->failure = failure;
-        of->cancel();
-      }
-      if (of->children.empty()) of->ended.notify_all();
+    finished(std::shared_ptr<state> group, std::list<asio::cancellation_signal>::iterator task) noexcept
+        : of(std::move(group)), child(task) {}
+    finished(finished&&) noexcept = default;
+    finished& operator=(finished&&) = delete;
+    // Dropped with its task, whose operations are gone: the signal still leads to them.
+    ~finished() {
+      if (of) of->children.erase(child);
     }
 
-    [[nodiscard]] bool is_stop(const std::exception_ptr& failure) const {
-      if (!of->cancelled) return false;
+    void operator()(std::exception_ptr failure) {
+      const std::shared_ptr<state> group = std::move(of);
+      group->children.erase(child);
+      finish(*group, failure);
+    }
+
+   private:
+    static void finish(state& group, const std::exception_ptr& failure) {
+      if (failure && !is_stop(group, failure) && !group.failure) {
+        group.failure = failure;
+        group.cancel();
+      }
+      if (group.children.empty()) group.ended.notify_all();
+    }
+
+    static bool is_stop(const state& group, const std::exception_ptr& failure) {
+      if (!group.cancelled) return false;
       try {
         std::rethrow_exception(failure);
       } catch (const std::system_error& error) {
