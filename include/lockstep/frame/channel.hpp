@@ -65,6 +65,10 @@ class basic_channel {
   }
   ~basic_channel() { abort(); }
 
+  /// A second handle on the same connection, for a block that lives inside this one's scope. Whichever is destroyed
+  /// first aborts for both.
+  [[nodiscard]] basic_channel share() const { return basic_channel(state_); }
+
   /// Exchanges hellos: versions and clusters must match, the node ids must differ, and both sides must admit each
   /// other. The same call for the side that connected and the side that accepted; before any send or receive.
   /// @throws system_error whose text says what the other side has: not_lockstep, wrong_version, wrong_cluster,
@@ -140,6 +144,8 @@ class basic_channel {
 
  private:
   using state = detail::channel_state<Env, Stream>;
+
+  explicit basic_channel(std::shared_ptr<state> shared) noexcept : state_(std::move(shared)) {}
 
   static std::size_t size_of(std::span<const bytes_view> parts) noexcept {
     std::size_t bytes = 0;

@@ -324,7 +324,8 @@ awaitable<void> basic_rpc_peer<Env, Stream>::close() {
   co_await this_coro::throw_if_cancelled(false);
   self->begin_closing();
   while (!self->drained()) {
-    if (is_cancelled(co_await self->changed.wait())) {
+    const std::error_code woken = co_await self->changed.wait();
+    if (is_cancelled(woken)) {
       self->channel.abort();
       break;
     }
