@@ -7,6 +7,12 @@
 namespace lockstep::examples {
 namespace {
 
+// Asio 1.22's own system category does not compare equal to the std::errc of the same number.
+std::error_code comparable(const std::error_code& error) noexcept {
+  return error.category() == asio::error::get_system_category() ? std::error_code(error.value(), std::system_category())
+                                                                : error;
+}
+
 bool means_unreachable(const std::error_code& error) noexcept {
   using std::errc;
   return error == errc::connection_refused || error == errc::host_unreachable || error == errc::network_unreachable ||
@@ -31,7 +37,8 @@ std::string exit_code_help() {
   return text;
 }
 
-exit_code from_error(const std::error_code& error) noexcept {
+exit_code from_error(const std::error_code& original) noexcept {
+  const std::error_code error = comparable(original);
   if (!error) return exit_code::ok;
   if (error == std::errc::address_in_use) return exit_code::address_in_use;
   if (error == lockstep::errc::log_locked) return exit_code::data_dir_locked;
@@ -51,7 +58,7 @@ std::string describe(const std::error_code& error) {
 
 exit_error cannot_listen(std::string_view address, const std::error_code& error) {
   // An address that this machine does not have is a wrong argument, not an unreachable peer.
-  const exit_code code = error == std::errc::address_not_available ? exit_code::usage : from_error(error);
+  const exit_code code = comparable(error) == std::errc::address_not_available ? exit_code::usage : from_error(error);
   return {code, fmt::format("cannot listen on {}: {}", address, describe(error))};
 }
 

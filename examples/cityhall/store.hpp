@@ -1,0 +1,243 @@
+// store: a node's data directory. The log is the state: what leader and replica hold is what its records add up to.
+//
+//   D/LOCK      held while a node runs; its holder's pid
+//   D/log/      the log, see lockstep/log.hpp
+//   D/snapshot  the state up to some record, so that the log before it may go
+//
+// A record counts once, because applying it is nothing but reading the log on: kill -9 at any moment neither loses nor
+// double-counts.
+#pragma once
+
+#include "cityhall/snapshot.hpp"
+
+#include <lockstep/catchup/source_options.hpp>
+#include <lockstep/log.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace lockstep::cityhall {
+
+inline std::string log_path(const std::string& directory) { return directory + "/log"; }
+inline std::string snapshot_path(const std::string& directory) { return directory + "/snapshot"; }
+
+struct store_options {
+  store_options() {}
+
+  log_options log;
+  std::uint64_t snapshot_every = 1'000'000;  ///< records after which a snapshot is written; 0: never
+  std::uint64_t retain_bytes = std::uint64_t{1} << 30;  ///< log kept behind a snapshot for replicas that lag
+};
+
+/// Thrown by open() when stored data is damaged; what() names the range and the reason.
+class store_corrupt : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Thrown by open(): another process runs on the directory.
+class store_locked : public std::runtime_error {
+ public:
+  store_locked(std::string directory, long pid)
+      : std::runtime_error("data directory " + directory + " is locked by pid " + std::to_string(pid)),
+        directory_(std::move(directory)),
+        pid_(pid) {}
+  [[nodiscard]] const std::string& directory() const noexcept { return directory_; }
+  [[nodiscard]] long pid() const noexcept { return pid_; }
+
+ private:
+  std::string directory_;
+  long pid_;
+};
+
+/// Thread safety: none; everything on the environment's executor. close() before the destructor.
+template <environment Env>
+class basic_store : public snapshot_provider {
+ public:
+  /// Opens or creates the directory and applies what its log holds.
+  /// @throws store_locked, store_corrupt, system_error.
+  static awaitable<std::unique_ptr<basic_store>> open(Env& env, std::string directory, store_options options);
+
+  basic_store(Env& env, std::string directory, store_options options)
+      : env_(env),
+        directory_(std::move(directory)),
+        options_(std::move(options)),
+        applied_(env.get_executor()) {}
+
+  [[nodiscard]] basic_append_log<Env>& log() noexcept { return *log_; }
+  [[nodiscard]] const kv_state& state() const noexcept { return state_; }
+  [[nodiscard]] const recovery_report& recovery() const noexcept { return recovery_; }
+  [[nodiscard]] const std::string& directory() const noexcept { return directory_; }
+
+  /// Told of each record after it was applied.
+  std::function<void(const record&)> on_applied;
+
+  /// Waits until the record at `index` is applied. @return nothing, or closed, or operation_aborted.
+  awaitable<std::error_code> applied(index_t index) {
+    while (state_.at().index < index) {
+      if (stopped_) co_return errc::closed;
+      const std::error_code ec = co_await applied_.wait();
+      if (is_cancelled(ec)) co_return ec;
+    }
+    co_return std::error_code();
+  }
+
+  /// Applies records as they become durable, and writes snapshots, until close(). Its failure is the node's.
+  awaitable<void> run() {
+    for (;;) {
+      const std::error_code ec = co_await log_->readable(state_.at().index + 1, visibility::durable);
+      if (ec == errc::closed) co_return;
+      if (ec) throw std::system_error(ec, directory_);
+      if (rewinds_ != log_->rewinds()) rebuild();
+      apply_new();
+      if (options_.snapshot_every != 0 && state_.at().index >= snapshot_.index + options_.snapshot_every) {
+        co_await write_snapshot();
+      }
+    }
+  }
+
+  /// Makes the present state durable as the snapshot, and lets go of log that it replaces, except for retain_bytes.
+  awaitable<void> write_snapshot() {
+    const byte_buffer bytes = encode_snapshot(state_);
+    const position at = state_.at();
+    co_await store_snapshot(bytes.view());
+    retention limits;
+    limits.max_bytes = options_.retain_bytes;
+    (void)co_await log_->apply_retention(limits, at.index);
+  }
+
+  /// D1. @param bytes  an encoded snapshot; stays until this returns.
+  awaitable<void> store_snapshot(bytes_view bytes) {
+    const std::string path = snapshot_path(directory_);
+    std::error_code ec;
+    typename Env::file to = env_.open(path + ".tmp", open_mode::truncate, ec);
+    if (!ec) ec = co_await to.pwrite_datasync(0, {&bytes, 1}, sync_on::disk_thread);
+    if (!ec) env_.rename(path + ".tmp", path, ec);
+    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
+    if (ec) throw std::system_error(ec, "cannot write " + path);
+    const auto summary = read_snapshot_summary(bytes);
+    snapshot_ = summary ? summary->at : position{};
+  }
+
+  std::optional<snapshot_image> latest() override {
+    if (snapshot_.index == 0) return std::nullopt;
+    const auto kept = map_snapshot();
+    if (!kept) return std::nullopt;
+    snapshot_image image;
+    image.upto = snapshot_;
+    image.bytes = kept->bytes();
+    image.owner = kept;
+    return image;
+  }
+
+  /// Everything staged is flushed and the directory released.
+  awaitable<void> close() {
+    stopped_ = true;
+    applied_.notify_all(errc::closed);
+    if (log_) co_await log_->close();
+    lock_ = typename Env::file_lock();
+  }
+
+ private:
+  // Null when there is none.
+  std::shared_ptr<typename Env::mapping> map_snapshot() {
+    std::error_code ec;
+    const std::string path = snapshot_path(directory_);
+    const typename Env::file from = env_.open(path, open_mode::read, ec);
+    if (ec == std::errc::no_such_file_or_directory) return nullptr;
+    std::uint64_t size = 0;
+    if (!ec) size = from.size(ec);
+    auto mapped = std::make_shared<typename Env::mapping>();
+    if (!ec) *mapped = from.map(0, size, ec);
+    if (ec) throw std::system_error(ec, "cannot read " + path);
+    return mapped;
+  }
+
+  void load_snapshot() {
+    state_ = kv_state();
+    snapshot_ = position{};
+    const auto mapped = map_snapshot();
+    if (!mapped) return;
+    std::optional<kv_state> found = decode_snapshot(mapped->bytes());
+    if (!found) throw store_corrupt(snapshot_path(directory_) + " is damaged");
+    state_ = std::move(*found);
+    snapshot_ = state_.at();
+  }
+
+  // From the snapshot and the log, after records were taken back or replaced by a snapshot.
+  void rebuild() {
+    rewinds_ = log_->rewinds();
+    load_snapshot();
+    if (log_->position_at(state_.at().index) != state_.at()) {
+      // The snapshot is of records that are not the log's any more.
+      if (log_->base().index != 0) {
+        throw store_corrupt("the log in " + directory_ + " does not continue the snapshot at index " +
+                            std::to_string(state_.at().index));
+      }
+      state_ = kv_state();
+      snapshot_ = position{};
+    }
+    place_ = typename basic_append_log<Env>::read_place();
+    place_.next = state_.at().index + 1;
+  }
+
+  void apply_new() {
+    for (;;) {
+      const record_batch batch = log_->read(place_, std::size_t{1} << 20);
+      if (batch.empty()) return;
+      for (const record each : batch) {
+        const apply_verdict verdict = state_.apply(each);
+        if (verdict != apply_verdict::ok) {
+          throw store_corrupt("record " + std::to_string(each.index) + " in " + directory_ + ": " + explain(verdict));
+        }
+        if (on_applied) on_applied(each);
+      }
+      applied_.notify_all();
+    }
+  }
+
+  Env& env_;
+  const std::string directory_;
+  const store_options options_;
+  typename Env::file_lock lock_;
+  recovery_report recovery_;
+  std::unique_ptr<basic_append_log<Env>> log_;
+  kv_state state_;
+  position snapshot_;
+  typename basic_append_log<Env>::read_place place_;
+  std::uint64_t rewinds_ = 0;
+  bool stopped_ = false;
+  wait_list applied_;
+};
+
+template <environment Env>
+awaitable<std::unique_ptr<basic_store<Env>>> basic_store<Env>::open(Env& env, std::string directory,
+                                                                    store_options options) {
+  auto store = std::make_unique<basic_store>(env, directory, options);
+  std::error_code ec;
+  env.create_directory(directory, ec);
+  if (ec) throw std::system_error(ec, "cannot create data directory " + directory);
+  store->lock_ = env.lock(directory + "/LOCK", ec);
+  if (ec == errc::log_locked) throw store_locked(directory, store->lock_.holder_pid());
+  if (ec) throw std::system_error(ec, "cannot lock data directory " + directory);
+
+  store->load_snapshot();
+  auto opened = co_await basic_append_log<Env>::open(env, log_path(directory), options.log);
+  store->recovery_ = opened.report;
+  if (!opened.log) {
+    throw store_corrupt("the log in " + log_path(directory) + " is corrupt from record " +
+                        std::to_string(opened.report.first_bad) + " to " + std::to_string(opened.report.last_bad) +
+                        " (" + opened.report.file + ", offset " + std::to_string(opened.report.offset) +
+                        "): " + opened.report.reason + "; nothing was changed");
+  }
+  store->log_ = std::move(opened.log);
+  // A crash between a snapshot's installation and the log's reset.
+  if (store->snapshot_.index > store->log_->last().index) co_await store->log_->reset(store->snapshot_);
+  store->rebuild();
+  store->apply_new();
+  co_return store;
+}
+
+}  // namespace lockstep::cityhall
