@@ -270,6 +270,13 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   std::error_code ec;
   if (options_.sync == sync_policy::interval) ec = co_await sync_active();
   if (ec) co_return ec;
+  // sync_policy::never: each closed segment holds its file open until it is synced, so a disk that is slower than the
+  // writer slows the writer down.
+  constexpr std::size_t most_closed_unsynced = 8;
+  while (closed_unsynced_.size() >= most_closed_unsynced && !failure_) {
+    (void)co_await closed_synced_.wait_uncancellable();
+  }
+  if (failure_) co_return failure_;
 
   // Appends may reserve more of the prepared file meanwhile: it stays in its place until it is complete.
   const std::shared_ptr<file> opened = prepared_.front().opened;
