@@ -65,6 +65,7 @@ class basic_append_log {
         tail_(options.chunk_bytes),
         tasks_(env.get_executor()),
         visits_ended_(env.get_executor()),
+        taken_back_(env.get_executor()),
         work_(env.get_executor()),
         grown_staged_(env.get_executor()),
         grown_durable_(env.get_executor()),
@@ -110,12 +111,12 @@ class basic_append_log {
   log_codec::record_verdict append_encoded(bytes_view& records);
 
   /// Waits until the record at `index` and all before it are as safe as the sync policy promises. Joins a group commit:
-  /// one write and one datasync serve everybody who waits.
+  /// one write and one datasync serve everybody who waits. While truncate_suffix() or reset() run, waits for their end.
   /// @throws system_error: out_of_range when nothing was appended there, log_failed, closed, operation_aborted.
   /// Cancellation: the record stays staged and becomes durable anyway.
   awaitable<void> durable(index_t index) {
     if (index > staged_.index) throw std::system_error(errc::out_of_range, where("nothing was appended at"));
-    if (acked_.index >= index) co_return;
+    if (acked_.index >= index && !taking_back_) co_return;
     const visit inside(*this);
     const std::uint64_t rewinds = rewinds_;
     while (acked_.index < index) {
@@ -124,7 +125,13 @@ class basic_append_log {
       wait_list::place waiting;
       co_await joined.wait_at(waiting);
       if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
-      if (rewinds_ != rewinds) co_return;  // acknowledged, and then taken back
+      if (rewinds_ != rewinds) break;  // acknowledged, and then taken back
+    }
+    // Whoever was refused because records are being taken back waits for the end of that.
+    while (taking_back_ && !failure_) {
+      wait_list::place waiting;
+      co_await taken_back_.wait_at(waiting);
+      if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
     }
   }
 
@@ -268,7 +275,9 @@ class basic_append_log {
     explicit taking_back(basic_append_log& log) noexcept : log_(log), alive_(log.alive_) { log_.taking_back_ = true; }
     taking_back(const taking_back&) = delete;
     ~taking_back() {
-      if (!alive_.expired()) log_.taking_back_ = false;
+      if (alive_.expired()) return;
+      log_.taking_back_ = false;
+      log_.taken_back_.notify_all();
     }
 
    private:
@@ -381,6 +390,7 @@ class basic_append_log {
 
   task_group tasks_;
   wait_list visits_ended_;    // close()
+  wait_list taken_back_;      // durable(), for taking_back_
   wait_list work_;            // the flusher
   wait_list grown_staged_;    // readers
   wait_list grown_durable_;

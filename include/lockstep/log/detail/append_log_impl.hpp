@@ -387,6 +387,7 @@ void basic_append_log<Env>::fail(std::error_code ec) {
   for (wait_list& each : ack_lists_) each.notify_all(errc::log_failed);
   grown_staged_.notify_all(errc::log_failed);
   grown_durable_.notify_all(errc::log_failed);
+  taken_back_.notify_all();
   work_.notify_all();
   sync_timer_.cancel();
 }
