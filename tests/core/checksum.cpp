@@ -53,7 +53,7 @@ TEST(checksum, of_parts_is_that_of_the_whole) {
   const std::vector<std::byte> bytes = sanity_bytes(2367);
   const bytes_view whole(bytes);
   EXPECT_EQ(xxh3_64(std::span<const bytes_view>()), vectors.front().checksum);
-  for (const std::size_t cut : {0u, 1u, 239u, 240u, 241u, 1024u, 2366u, 2367u}) {
+  for (const std::size_t cut : std::initializer_list<std::size_t>{0u, 1u, 239u, 240u, 241u, 1024u, 2366u, 2367u}) {
     const std::array<bytes_view, 4> parts = {whole.first(cut), bytes_view(), whole.subspan(cut), bytes_view()};
     EXPECT_EQ(xxh3_64(std::span<const bytes_view>(parts)), vectors.back().checksum) << "cut at " << cut;
   }

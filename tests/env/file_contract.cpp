@@ -221,7 +221,7 @@ TYPED_TEST(file_contract, a_gather_write_puts_all_buffers_in_order) {
 }
 
 TYPED_TEST(file_contract, a_gather_write_takes_any_number_of_buffers) {
-  for (const std::size_t count : {1u, 63u, 64u, 65u, 128u, 129u, 1000u}) {
+  for (const std::size_t count : std::initializer_list<std::size_t>{1u, 63u, 64u, 65u, 128u, 129u, 1000u}) {
     auto f = this->open("f", open_mode::truncate);
     std::vector<std::string> texts;
     for (std::size_t i = 0; i < count; ++i) texts.push_back(std::to_string(i) + ";");
@@ -239,7 +239,7 @@ TYPED_TEST(file_contract, a_gather_write_takes_any_number_of_buffers) {
 }
 
 TYPED_TEST(file_contract, empty_buffers_do_not_matter_wherever_they_stand) {
-  for (const std::size_t empties : {1u, 63u, 64u, 65u, 200u}) {
+  for (const std::size_t empties : std::initializer_list<std::size_t>{1u, 63u, 64u, 65u, 200u}) {
     auto f = this->open("f", open_mode::truncate);
     std::vector<bytes_view> gather;
     const auto add_empties = [&] { gather.insert(gather.end(), empties, bytes_view()); };
@@ -325,8 +325,8 @@ TYPED_TEST(file_contract, a_map_shows_the_bytes_at_any_offset) {
   std::string content;
   for (int i = 0; content.size() < 20'000; ++i) content += std::to_string(i) + ",";
   EXPECT_FALSE(this->write(f, 0, content));
-  for (const std::size_t offset : {0u, 1u, 4095u, 4096u, 4097u, 10'000u, 19'999u}) {
-    for (const std::size_t length : {std::size_t{1}, std::size_t{5000}, content.size() - offset}) {
+  for (const std::size_t offset : std::initializer_list<std::size_t>{0u, 1u, 4095u, 4096u, 4097u, 10'000u, 19'999u}) {
+    for (const std::size_t length : std::initializer_list<std::size_t>{std::size_t{1}, std::size_t{5000}, content.size() - offset}) {
       if (offset + length > content.size()) continue;
       std::error_code ec = make_error_code(errc::corrupt);
       const auto mapped = f.map(offset, length, ec);

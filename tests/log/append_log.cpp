@@ -103,7 +103,7 @@ TEST_P(every_policy, records_of_any_size_come_back) {
   log_life life(disk, options());
   life.opened();
   // Smaller and larger than a chunk, the room left in a segment, and a whole segment.
-  for (const std::size_t size : {0, 1, 7, 8, 9, 150, 168, 169, 400, 0, 4096, 3, 1000}) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{0, 1, 7, 8, 9, 150, 168, 169, 400, 0, 4096, 3, 1000}) {
     expected.push_back(std::string(size, static_cast<char>('a' + expected.size())));
     life.append(expected.back());
   }
@@ -618,7 +618,7 @@ TEST(append_log_read, starts_anywhere_in_memory_and_on_disk) {
       life.opened();
     }
     for (index_t first = 1; first <= 35; ++first) {
-      for (const std::size_t max_bytes : {1, 100, 100000}) {
+      for (const std::size_t max_bytes : std::initializer_list<std::size_t>{1, 100, 100000}) {
         strings found;
         log_life::log_type::read_place place;
         place.next = first;
@@ -641,7 +641,7 @@ TEST(append_log_read, remembers_the_chain_of_what_it_returned_last) {
   life.opened().write_up_to(23);
   life.append_up_to(25);
   for (const visibility seen : {visibility::durable, visibility::staged}) {
-    for (const std::size_t max_bytes : {1, 90, 100000}) {
+    for (const std::size_t max_bytes : std::initializer_list<std::size_t>{1, 90, 100000}) {
       log_life::log_type::read_place place;
       while (!life.log->read(place, max_bytes, seen).empty()) {
         ASSERT_EQ(place.chain, life.log->position_at(place.next - 1)->chain) << place.next;

@@ -106,7 +106,7 @@ TEST(log_format_golden, sizes_are_multiples_of_eight_that_hold_header_and_payloa
 // ----------------------------------------------------------------------------------------------------------
 
 TEST(log_record, comes_back_as_it_was_encoded) {
-  for (const std::size_t size : {0, 1, 7, 8, 9, 100, 4096}) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{0, 1, 7, 8, 9, 100, 4096}) {
     const std::string payload(size, 'p');
     const byte_vector bytes = encoded(before, 9, payload, 200);
     record read;

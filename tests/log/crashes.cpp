@@ -308,7 +308,7 @@ TEST_P(append_log_crashes, at_every_operation_the_log_recovers_as_promised) {
 }
 
 TEST_P(append_log_crashes, also_when_the_last_write_was_torn) {
-  for (const std::uint64_t torn : {1, 47, 600}) {
+  for (const std::uint64_t torn : std::initializer_list<std::uint64_t>{1, 47, 600}) {
     for_each_crash_of_the_story(torn % 3, 3, 6, torn, [](const knowledge& known, faulty_disk& image, crash what) {
       program next(image, options(), known);
       next.after(what);

@@ -35,7 +35,7 @@ TEST_P(log_cursor, reads_sealed_segments_the_written_file_and_memory_alike) {
   life.opened().write_up_to(27);
   life.close();
   life.opened().write_up_to(36);  // the newest in memory
-  for (const std::size_t max_bytes : {1, 100, 1 << 20}) {
+  for (const std::size_t max_bytes : std::initializer_list<std::size_t>{1, 100, 1 << 20}) {
     for (index_t first = 1; first <= 37; ++first) {
       cursor_type cursor(*life.log, first);
       EXPECT_EQ(cursor.next_index(), first);

@@ -240,7 +240,7 @@ TEST_P(append_log_ends, compaction_removes_the_oldest_first_and_each_for_good_be
   life.sync();
   // After each operation of the compaction the directory must be without a gap, also when power goes.
   disk.on_operation([&](const op&) {
-    for (const std::uint64_t seed : {0, 1, 2, 3, 4, 5}) {
+    for (const std::uint64_t seed : std::initializer_list<std::uint64_t>{0, 1, 2, 3, 4, 5}) {
       const faulty_disk after = disk.power_loss(seed == 0 ? power_cut{} : power_cut::seeded(seed));
       strings segments;
       for (const std::string& each : names(after)) {
@@ -258,7 +258,7 @@ TEST_P(append_log_ends, compaction_removes_the_oldest_first_and_each_for_good_be
 }
 
 TEST_P(append_log_ends, compaction_keeps_files_for_reuse_but_not_more_than_asked_for) {
-  for (const std::size_t most : {std::size_t{0}, std::size_t{1}, std::size_t{3}}) {
+  for (const std::size_t most : std::initializer_list<std::size_t>{std::size_t{0}, std::size_t{1}, std::size_t{3}}) {
     faulty_disk fresh;
     log_options with = options();
     with.recycled_segments = most;

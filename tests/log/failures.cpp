@@ -54,7 +54,7 @@ awaitable<void> write_in_bursts(log_life::log_type& log, int bursts, int each, s
 }
 
 TEST_P(append_log_failures, p3_zeros_never_reach_records_that_are_being_written) {
-  for (const std::uint64_t reserve : {1, 64, 200, 1000}) {
+  for (const std::uint64_t reserve : std::initializer_list<std::uint64_t>{1, 64, 200, 1000}) {
     faulty_disk fresh;
     fresh.inject(no_allocate());
     log_options with = options();

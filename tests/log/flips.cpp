@@ -267,17 +267,17 @@ TEST_F(flipped, or_missing_or_renamed_or_cut_files_are_corruption_and_nothing_is
                  [&](faulty_env& env) { env.rename(segment_path(11), segment_path(12), ec); });
   expect_corrupt("a segment took the place of another", corruption::structure,
                  [&](faulty_env& env) { env.rename(segment_path(11), segment_path(21), ec); });
-  for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{79}}) {
+  for (const std::uint64_t size : std::initializer_list<std::uint64_t>{std::uint64_t{0}, std::uint64_t{79}}) {
     expect_corrupt("a sealed segment lost its header", corruption::structure,
                    [&](faulty_env& env) { env.open(segment_path(11), open_mode::read_write, ec).truncate(size, ec); });
     expect_corrupt("the last segment lost its header", corruption::structure,
                    [&](faulty_env& env) { env.open(segment_path(21), open_mode::read_write, ec).truncate(size, ec); });
   }
-  for (const std::uint64_t size : {page, page + 399}) {
+  for (const std::uint64_t size : std::initializer_list<std::uint64_t>{page, page + 399}) {
     expect_corrupt("a sealed segment was cut", corruption::sealed_segment,
                    [&](faulty_env& env) { env.open(segment_path(11), open_mode::read_write, ec).truncate(size, ec); });
   }
-  for (const std::uint64_t size : {page, page + 40, page + 199}) {
+  for (const std::uint64_t size : std::initializer_list<std::uint64_t>{page, page + 40, page + 199}) {
     expect_corrupt("the last segment was cut", corruption::watermark,
                    [&](faulty_env& env) { env.open(segment_path(21), open_mode::read_write, ec).truncate(size, ec); });
   }

@@ -61,7 +61,7 @@ TEST(scan_segment, stops_before_the_first_bad_record_and_suspects_what_stands_be
 TEST(scan_segment, of_an_empty_segment_ends_at_its_base) {
   segment_header header = first_header();
   header.base = {4, 99, 1234};
-  for (const std::size_t size : {std::size_t{0}, std::size_t{80}, page, page + 100}) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{std::size_t{0}, std::size_t{80}, page, page + 100}) {
     const segment_scan scan = segment_file(header).cut(size).scan();
     EXPECT_EQ(scan.last, header.base) << size;
     EXPECT_EQ(scan.good_bytes, page) << size;
@@ -536,14 +536,14 @@ TEST_F(unsealed_segments, are_cut_before_a_header_that_did_not_reach_the_disk) {
 
 TEST_F(unsealed_segments, are_cut_before_several_headers_that_did_not_reach_the_disk) {
   directory_image image = directory();
-  for (const std::size_t bad : {1, 2, 3}) image.images[bad].header.reset();
+  for (const std::size_t bad : std::initializer_list<std::size_t>{1, 2, 3}) image.images[bad].header.reset();
   const recovery_report report = image.recover();
   EXPECT_EQ(report.verdict, log_verdict::torn_tail);
   EXPECT_EQ(report.kept_segments, 1u);
 }
 
 TEST_F(unsealed_segments, are_cut_before_a_recycled_file_that_still_has_its_old_header) {
-  for (const std::uint64_t old_limit : {0, 1 << 20}) {
+  for (const std::uint64_t old_limit : std::initializer_list<std::uint64_t>{0, 1 << 20}) {
     directory_image image = directory();
     image.images[2].header = first_header(old_limit);  // of the segment that began with record 1
     const recovery_report report = image.recover();

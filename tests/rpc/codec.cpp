@@ -55,7 +55,7 @@ TEST(rpc_codec, what_is_too_short_is_refused) {
   for (std::size_t size = 0; size < failure.size(); ++size) {
     EXPECT_FALSE(rpc_failure_message::decode(as_bytes(failure).first(size)));
   }
-  for (const std::size_t size : {0u, 3u, 5u}) EXPECT_FALSE(rpc_credit_message::decode(as_bytes(zeros).first(size)));
+  for (const std::size_t size : std::initializer_list<std::size_t>{0u, 3u, 5u}) EXPECT_FALSE(rpc_credit_message::decode(as_bytes(zeros).first(size)));
 }
 
 TEST(rpc_codec, causes_and_reserved_bytes_that_nobody_sends_are_refused) {
@@ -65,7 +65,7 @@ TEST(rpc_codec, causes_and_reserved_bytes_that_nobody_sends_are_refused) {
     bad[0] = static_cast<char>(cause);
     EXPECT_FALSE(rpc_failure_message::decode(as_bytes(bad))) << cause;
   }
-  for (const std::size_t reserved : {1u, 2u, 3u}) {
+  for (const std::size_t reserved : std::initializer_list<std::size_t>{1u, 2u, 3u}) {
     std::string bad = good;
     bad[reserved] = 1;
     EXPECT_FALSE(rpc_failure_message::decode(as_bytes(bad))) << reserved;
