@@ -42,7 +42,7 @@ TEST_P(append_log_ends, a_cut_takes_back_the_records_behind_it_wherever_it_is) {
 }
 
 TEST_P(append_log_ends, a_cut_is_durable_when_it_returns) {
-  for (const index_t keep : {0, 5, 10, 12, 20, 24}) {
+  for (const index_t keep : std::initializer_list<index_t>{0, 5, 10, 12, 20, 24}) {
     faulty_disk fresh;
     log_life life(fresh, options());
     life.opened().write_up_to(25);

@@ -261,7 +261,7 @@ TEST_F(flipped, or_missing_or_renamed_or_cut_files_are_corruption_and_nothing_is
   expect_corrupt("the last segment is missing", corruption::watermark,
                  [&](faulty_env& env) { env.remove(segment_path(21), ec); });
   expect_corrupt("all segments are missing", corruption::watermark, [&](faulty_env& env) {
-    for (const index_t first : {1, 11, 21}) env.remove(segment_path(first), ec);
+    for (const index_t first : std::initializer_list<index_t>{1, 11, 21}) env.remove(segment_path(first), ec);
   });
   expect_corrupt("a segment was renamed", corruption::structure,
                  [&](faulty_env& env) { env.rename(segment_path(11), segment_path(12), ec); });

@@ -173,7 +173,7 @@ TEST_P(append_log_on_real_files, a_killed_process_loses_nothing_that_was_acknowl
       ::mmap(nullptr, sizeof(std::atomic<index_t>), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(shared, MAP_FAILED);
   auto* const acked = new (shared) std::atomic<index_t>(0);
-  for (const index_t kill_after : {5, 23, 60}) {
+  for (const index_t kill_after : std::initializer_list<index_t>{5, 23, 60}) {
     const std::string path = directory / std::to_string(kill_after);
     acked->store(0);
     const pid_t child = ::fork();
