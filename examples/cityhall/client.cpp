@@ -68,6 +68,7 @@ awaitable<exit_code> converse(real::env& env, const client_command& command, con
 }
 
 exit_code run(const client_command& command, const question& ask) {
+  if (command.addr == address{}) throw examples::usage_error("--addr is required");
   asio::io_context io(1);
   real::env env(io.get_executor());
   exit_code code = exit_code::ok;
