@@ -62,7 +62,11 @@ awaitable<exit_code> converse(real::env& env, const client_command& command, con
     failure = std::current_exception();  // rethrown when the connection is closed
   }
   peer.abort();
-  co_await running.join();
+  try {
+    co_await running.join();
+  } catch (const std::system_error&) {
+    // How the connection ended; what that means to the question, its answer has said.
+  }
   if (failure) std::rethrow_exception(failure);
   co_return code;
 }
