@@ -13,6 +13,7 @@
 #include <lockstep/catchup/source_options.hpp>
 #include <lockstep/log.hpp>
 
+#include <cassert>
 #include <functional>
 #include <memory>
 #include <string>
@@ -64,6 +65,7 @@ class basic_store : public snapshot_provider {
       : env_(env),
         directory_(std::move(directory)),
         options_(std::move(options)),
+        stored_(env.get_executor()),
         applied_(env.get_executor()) {}
 
   [[nodiscard]] basic_append_log<Env>& log() noexcept { return *log_; }
@@ -108,8 +110,14 @@ class basic_store : public snapshot_provider {
     (void)co_await log_->apply_retention(limits, at.index);
   }
 
-  /// D1. @param bytes  an encoded snapshot; stays until this returns.
+  /// D1. One at a time; an older snapshot than the stored one changes nothing, since the log may already continue that
+  /// one only. @param bytes  an encoded snapshot; stays until this returns.
   awaitable<void> store_snapshot(bytes_view bytes) {
+    const auto summary = read_snapshot_summary(bytes);
+    assert(summary);
+    while (storing_) (void)co_await stored_.wait_uncancellable();
+    if (summary->at.index <= snapshot_.index) co_return;
+    const storing_mark mark(*this);
     const std::string path = snapshot_path(directory_);
     std::error_code ec;
     typename Env::file to = env_.open(path + ".tmp", open_mode::truncate, ec);
@@ -117,8 +125,7 @@ class basic_store : public snapshot_provider {
     if (!ec) env_.rename(path + ".tmp", path, ec);
     if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
     if (ec) throw std::system_error(ec, "cannot write " + path);
-    const auto summary = read_snapshot_summary(bytes);
-    snapshot_ = summary ? summary->at : position{};
+    snapshot_ = summary->at;
   }
 
   std::optional<snapshot_image> latest() override {
@@ -141,6 +148,16 @@ class basic_store : public snapshot_provider {
   }
 
  private:
+  struct storing_mark {
+    explicit storing_mark(basic_store& in) : of(in) { of.storing_ = true; }
+    storing_mark(const storing_mark&) = delete;
+    ~storing_mark() {
+      of.storing_ = false;
+      of.stored_.notify_one();
+    }
+    basic_store& of;
+  };
+
   // Null when there is none.
   std::shared_ptr<typename Env::mapping> map_snapshot() {
     std::error_code ec;
@@ -209,6 +226,8 @@ class basic_store : public snapshot_provider {
   typename basic_append_log<Env>::read_place place_;
   std::uint64_t rewinds_ = 0;
   bool stopped_ = false;
+  bool storing_ = false;
+  wait_list stored_;
   wait_list applied_;
 };
 
