@@ -162,6 +162,7 @@ class basic_replica : follower_events {
     events_.info("the leader no longer keeps what is missing here: taking its snapshot at index " +
                  std::to_string(upto.index) + " (" + std::to_string(size) + " bytes)");
     arriving_.clear();
+    arriving_upto_ = upto;
     arriving_size_ = size;
     co_return;
   }
@@ -171,7 +172,8 @@ class basic_replica : follower_events {
     co_return;
   }
   awaitable<void> snapshot_end() override {
-    if (!read_snapshot_summary(arriving_.view())) throw std::system_error(errc::corrupt, "the leader's snapshot");
+    const auto summary = read_snapshot_summary(arriving_.view());
+    if (!summary || summary->at != arriving_upto_) throw std::system_error(errc::corrupt, "the leader's snapshot");
     co_await store_.store_snapshot(arriving_.view());
     arriving_ = byte_buffer();
     events_.info("snapshot installed");
@@ -226,6 +228,7 @@ class basic_replica : follower_events {
   index_t catching_up_from_ = 0;
   index_t catching_up_to_ = 0;
   byte_buffer arriving_;
+  position arriving_upto_;
   std::uint64_t arriving_size_ = 0;
   task_group tasks_;
 };

@@ -131,9 +131,11 @@ class basic_store : public snapshot_provider {
   std::optional<snapshot_image> latest() override {
     if (snapshot_.index == 0) return std::nullopt;
     const auto kept = map_snapshot();
-    if (!kept) return std::nullopt;
+    // A newer one may have taken the name already while its directory is being synced: what the bytes say counts.
+    const auto summary = kept ? read_snapshot_summary(kept->bytes()) : std::nullopt;
+    if (!summary) return std::nullopt;
     snapshot_image image;
-    image.upto = snapshot_;
+    image.upto = summary->at;
     image.bytes = kept->bytes();
     image.owner = kept;
     return image;
