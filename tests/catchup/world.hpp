@@ -18,6 +18,18 @@
 #include <utility>
 #include <vector>
 
+// Compiled once, by world.cpp.
+namespace lockstep {
+
+extern template class basic_append_log<test::pipe_env>;
+extern template class basic_channel<test::pipe_env>;
+extern template class basic_source<test::pipe_env>;
+extern template class basic_follower<test::pipe_env>;
+extern template class detail::source_session<test::pipe_env>;
+extern template class detail::follower_session<test::pipe_env>;
+
+}  // namespace lockstep
+
 namespace lockstep::test {
 
 using test_log = basic_append_log<pipe_env>;
