@@ -1,4 +1,4 @@
-// Appending to a log, with and without sync, against bare writes of the same payloads.
+// Appending to a log, with and without sync, against bare writes of the same bytes.
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -30,11 +30,12 @@ std::size_t warm_up_records(std::size_t payload_bytes) {
   return warm_up_bytes / log_format::record_bytes(payload_bytes);
 }
 
-// The same payloads through a buffer of 256 KiB into a growing file.
+// As many bytes as the encoded records have, through a buffer of 256 KiB into a growing file.
 measurement append_limit(std::size_t payload_bytes) {
   const temporary file("append-limit");
   const descriptor to(file.path(), O_WRONLY | O_CREAT | O_TRUNC);
-  payloads source(payload_bytes);
+  const std::size_t bytes = log_format::record_bytes(payload_bytes);
+  payloads source(bytes);
   std::vector<char> buffer(256 << 10);
   std::memset(buffer.data(), 1, buffer.size());
   const std::size_t count = timed_records(payload_bytes);
@@ -42,12 +43,12 @@ measurement append_limit(std::size_t payload_bytes) {
 
   const stopwatch watch;
   for (std::size_t i = 0; i < count; ++i) {
-    if (used + payload_bytes > buffer.size()) {
+    if (used + bytes > buffer.size()) {
       write_all(to.get(), buffer.data(), used);
       used = 0;
     }
-    std::memcpy(buffer.data() + used, source.next().data(), payload_bytes);
-    used += payload_bytes;
+    std::memcpy(buffer.data() + used, source.next().data(), bytes);
+    used += bytes;
   }
   write_all(to.get(), buffer.data(), used);
   return {watch.seconds(), count, 0};
