@@ -59,14 +59,13 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
   /// Takes the next whole frame that has arrived. After failure, see reason_for_receiver().
   arrival take_frame(frame_view& frame) {
     while (!closed_ && !closing) {
-      const decoded_frame found = decoder.next();
-      if (found.is == verdict::ok) {
-        if (found.frame.kind == frame_kind::keepalive) continue;
-        frame = found.frame;
+      const verdict found = decoder.next(frame);
+      if (found == verdict::ok) {
+        if (frame.kind == frame_kind::keepalive) continue;
         return arrival::frame;
       }
-      if (found.is == verdict::need_more) return receive_error_ ? arrival::failure : arrival::nothing;
-      fail(found.reason);
+      if (found == verdict::need_more) return receive_error_ ? arrival::failure : arrival::nothing;
+      fail(decoder.reason());
     }
     return arrival::failure;
   }
