@@ -8,6 +8,7 @@
 #include <asio/io_context.hpp>
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -362,6 +363,34 @@ TEST(frame_channel, waiting_senders_keep_the_order_of_their_calls) {
   c.here.abort();
   EXPECT_TRUE(test::run_until(c.io, [&] { return receiving.done(); }));
   EXPECT_EQ(receiving.result(), numbers_below(300));
+}
+
+awaitable<void> send_and_then(channel& to, std::uint64_t id, std::function<void()> act) {
+  const std::string payload = payload_of(id, 100);
+  co_await to.send(1, id, as_bytes(payload));
+  act();
+}
+
+TEST(frame_channel, a_sender_that_waited_may_cancel_others_and_destroy_the_channel) {
+  channel_options options;
+  options.send_queue_bytes = 1000;
+  one_channel<> c(options, small_buffer);
+  while (c.here->try_send(1, 0, as_bytes(payload_of(0, 100)))) test::poll(c.io);
+  test::started<void> second;
+  std::vector<int> order;
+  auto first = start(c.io, send_and_then(*c.here, 1, [&] {
+                       order.push_back(1);
+                       second.cancel();
+                       c.here.reset();
+                     }));
+  second = start(c.io, send_and_then(*c.here, 2, [&] { order.push_back(2); }));
+  test::poll(c.io);
+  EXPECT_TRUE(order.empty());
+  (void)receive_raw(c.io, c.peer, 1 << 20);
+  ASSERT_TRUE(first.done());
+  ASSERT_TRUE(second.done());
+  EXPECT_EQ(order, (std::vector<int>{1, 2})) << "its frame had been taken before it was cancelled";
+  EXPECT_FALSE(second.failed());
 }
 
 TEST(frame_channel, flush_waits_until_everything_was_handed_over) {

@@ -153,8 +153,7 @@ class basic_channel {
     return bytes;
   }
 
-  awaitable<bool> send_waiting(frame_header header, std::span<const bytes_view> parts, std::size_t payload_bytes,
-                               time_point deadline);
+  awaitable<void> send_frame(frame_header header, bytes_view payload, std::span<const bytes_view> parts);
 
   std::shared_ptr<state> state_;
 };
@@ -217,21 +216,33 @@ awaitable<peer_info> basic_channel<Env, Stream>::handshake() {
 template <class Env, class Stream>
 awaitable<void> basic_channel<Env, Stream>::send(std::uint8_t kind, std::uint64_t id, bytes_view payload,
                                                  std::uint8_t flags) {
-  assert(kind != frame_kind::keepalive);
-  if (const auto reason = state_->reason_for_sender(payload.size())) state_->throw_error(reason);
-  const std::span<const bytes_view> parts(&payload, 1);
-  if (state_->try_copy({kind, flags, id}, parts, payload.size(), state_->options.copy_bytes)) co_return;
-  (void)co_await send_waiting({kind, flags, id}, parts, payload.size(), detail::never);
+  return send_frame({kind, flags, id}, payload, {});
 }
 
 template <class Env, class Stream>
 awaitable<void> basic_channel<Env, Stream>::send(std::uint8_t kind, std::uint64_t id, std::span<const bytes_view> parts,
                                                  std::uint8_t flags) {
-  assert(kind != frame_kind::keepalive);
+  return send_frame({kind, flags, id}, {}, parts);
+}
+
+// `parts`, or when there are none, `payload`. One coroutine whether it waits or not: a second one would cost each send.
+template <class Env, class Stream>
+awaitable<void> basic_channel<Env, Stream>::send_frame(frame_header header, bytes_view payload,
+                                                       std::span<const bytes_view> parts) {
+  assert(header.kind != frame_kind::keepalive);
+  if (parts.empty()) parts = std::span<const bytes_view>(&payload, 1);
   const std::size_t bytes = size_of(parts);
   if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
-  if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return;
-  (void)co_await send_waiting({kind, flags, id}, parts, bytes, detail::never);
+  if (state_->try_copy(header, parts, bytes, state_->options.copy_bytes)) co_return;
+
+  typename state::waiting_frame frame(*state_);
+  frame.set(header, parts, bytes);
+  if (frame.self->submit(frame)) {
+    detail::parked waiter;
+    co_await waiter.wait(frame.self->executor, frame.sender);
+    if (waiter.result()) frame.self->throw_error(waiter.result());
+  }
+  if (frame.result) frame.self->throw_error(frame.result);
 }
 
 template <class Env, class Stream>
@@ -241,14 +252,9 @@ awaitable<bool> basic_channel<Env, Stream>::send_until(time_point deadline, std:
   const std::size_t bytes = size_of(parts);
   if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
   if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return true;
-  co_return co_await send_waiting({kind, flags, id}, parts, bytes, deadline);
-}
 
-template <class Env, class Stream>
-awaitable<bool> basic_channel<Env, Stream>::send_waiting(frame_header header, std::span<const bytes_view> parts,
-                                                         std::size_t payload_bytes, time_point deadline) {
   typename state::waiting_frame frame(*state_);
-  frame.set(header, parts, payload_bytes);
+  frame.set({kind, flags, id}, parts, bytes);
   if (frame.self->submit(frame, deadline)) {
     detail::parked waiter;
     co_await waiter.wait(frame.self->executor, frame.sender);

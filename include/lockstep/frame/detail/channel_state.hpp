@@ -28,6 +28,7 @@ template <class Env, class Stream>
 class channel_state : public std::enable_shared_from_this<channel_state<Env, Stream>> {
  public:
   static constexpr std::size_t most_in_batch = 512;
+  static constexpr std::size_t most_in_write = 16;  ///< pieces: headers and payloads that are too long to be copied
 
   channel_state(Env& in, Stream over, channel_options with)
       : env(in),
@@ -157,29 +158,7 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
   void write() {
     if (writing_) return;
     parked::batch woken;
-    const auto done = [&woken](send_queue::reference& sent) { wake(sent, {}, woken); };
-    flush_on_uncork_ = false;
-    while (!send_error_) {
-      queue_.copy_references(options.copy_bytes, options.send_queue_bytes, done);
-      queue_.sent(0, done);
-      if (queue_.empty()) break;
-      ++writes_;
-      if constexpr (writes_now<Stream>) {
-        std::array<bytes_view, 64> pieces;
-        std::size_t total = 0;
-        const std::size_t count = queue_.gather(pieces, total);
-        std::error_code ec;
-        const std::size_t taken = stream.write_now(std::span<const bytes_view>(pieces.data(), count), ec);
-        if (ec && ec != asio::error::would_block) {
-          end_sending(ec, woken);
-          break;
-        }
-        queue_.sent(taken, done);
-        if (taken == total) continue;
-      }
-      start_write();
-      break;
-    }
+    write_and_collect(woken);
     resume_later(std::move(woken));
   }
 
@@ -246,7 +225,7 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     operation& operator=(operation&&) = delete;
     ~operation() {
       if (!self_) return;
-      self_->fail(asio::error::operation_aborted);
+      self_->fail(asio::error::operation_aborted);  // nobody waits after that: nothing runs inside this
       ((*self_).*finish)(asio::error::operation_aborted, 0);
     }
 
@@ -284,9 +263,38 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     parked::batch woken;
     queue_.sent(bytes, [&woken](send_queue::reference& sent) { wake(sent, {}, woken); });
     if (ec) end_sending(ec, woken);
-    resume_later(std::move(woken));
-    write();
+    write_and_collect(woken);
+    {
+      const corked scope(*this);  // what senders that waited send next leaves in one write
+      woken();
+    }
     notify_ended();
+  }
+
+  void write_and_collect(parked::batch& woken) {
+    const auto done = [&woken](send_queue::reference& sent) { wake(sent, {}, woken); };
+    flush_on_uncork_ = false;
+    while (!send_error_) {
+      queue_.copy_references(options.copy_bytes, options.send_queue_bytes, done);
+      queue_.sent(0, done);
+      if (queue_.empty()) break;
+      ++writes_;
+      if constexpr (writes_now<Stream>) {
+        std::array<bytes_view, most_in_write> pieces;
+        std::size_t total = 0;
+        const std::size_t count = queue_.gather(pieces, total);
+        std::error_code ec;
+        const std::size_t taken = stream.write_now(std::span<const bytes_view>(pieces.data(), count), ec);
+        if (ec && ec != asio::error::would_block) {
+          end_sending(ec, woken);
+          break;
+        }
+        queue_.sent(taken, done);
+        if (taken == total) continue;
+      }
+      start_write();
+      break;
+    }
   }
 
   void start_write() {
