@@ -116,6 +116,15 @@ class basic_channel {
   /// Cancellation: nothing is lost; receive again.
   awaitable<std::span<const frame_view>> receive_batch();
 
+  /// Gives each frame to `use` as it arrives, from the handler of the read that brought it, until `use` returns false
+  /// or the channel ends: the cheapest way to receive, since no coroutine is resumed. What `use` sends, or whoever it
+  /// resumes, leaves in one write when the frames that one read brought have been used.
+  /// @param use  `bool(const frame_view&)`; the payload is valid during the call. It must not throw; it may destroy the
+  ///   channel.
+  /// @throws what the channel ended with. Cancellation: nothing is lost; receive again.
+  template <class Use>
+  awaitable<void> deliver(Use& use);
+
   /// The next frame if it has arrived already. @return false when receive() would wait or throw.
   bool try_receive(frame_view& frame) { return state_->take_frame(frame) == state::arrival::frame; }
 
@@ -325,6 +334,30 @@ awaitable<std::span<const frame_view>> basic_channel<Env, Stream>::receive_batch
     co_await waiter.wait(state_->executor, state_->receiver);
     if (waiter.result()) throw std::system_error(waiter.result(), "receive");
   }
+}
+
+template <class Env, class Stream>
+template <class Use>
+awaitable<void> basic_channel<Env, Stream>::deliver(Use& use) {
+  struct sink_guard {
+    std::shared_ptr<state> self;
+    sink_guard(std::shared_ptr<state> of, Use& with) : self(std::move(of)) {
+      assert(!self->sink && "one receive at a time");
+      self->sink.object = &with;
+      self->sink.use = [](const void* object, const frame_view& frame) {
+        return (*const_cast<Use*>(static_cast<const Use*>(object)))(frame);
+      };
+    }
+    sink_guard(const sink_guard&) = delete;
+    ~sink_guard() { self->sink = {}; }
+  };
+  const sink_guard guard(state_, use);
+  const auto arrived = guard.self->pump();
+  if (arrived == state::arrival::failure) guard.self->throw_error(guard.self->reason_for_receiver());
+  if (arrived == state::arrival::frame) co_return;
+  detail::parked waiter;
+  co_await waiter.wait(guard.self->executor, guard.self->receiver);
+  if (waiter.result()) guard.self->throw_error(waiter.result());
 }
 
 template <class Env, class Stream>

@@ -73,11 +73,31 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
 
   /// Makes sure that a read is under way. Its end resumes the receiver, and what it brings is kept when there is none.
   void start_read() {
-    assert(!receiver && "one receive at a time");
+    assert((!receiver || sink) && "one receive at a time");
     if (reading_) return;
     reading_ = true;
     const mutable_bytes room = decoder.prepare();
     stream.async_read_some(asio::mutable_buffer(room.data(), room.size()), read_handler(this->shared_from_this()));
+  }
+
+  /// Where frames go as they arrive, while somebody is in deliver().
+  struct frame_sink {
+    const void* object = nullptr;
+    bool (*use)(const void*, const frame_view&) = nullptr;  ///< @return whether to go on
+    explicit operator bool() const noexcept { return use != nullptr; }
+  };
+  frame_sink sink;
+
+  /// Gives the sink what has arrived. @return nothing: a read is under way for it; frame: it has had enough; failure,
+  /// see reason_for_receiver().
+  arrival pump() {
+    const corked scope(*this);  // what is sent meanwhile leaves in one write
+    for (;;) {
+      frame_view frame;
+      const arrival arrived = take_frame(frame);
+      if (arrived == arrival::nothing) start_read();
+      if (arrived != arrival::frame || !sink.use(sink.object, frame)) return arrived;
+    }
   }
 
   /// Ends a receive that waits.
@@ -252,7 +272,10 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     }
     if (receiver) {
       const corked scope(*this);  // what the receiver sends before it suspends leaves in one write
-      receiver->resume_now({});
+      const arrival arrived = sink ? pump() : arrival::frame;
+      if (receiver && arrived != arrival::nothing) {
+        receiver->resume_now(arrived == arrival::failure ? reason_for_receiver() : std::error_code());
+      }
     }
     notify_ended();
   }
