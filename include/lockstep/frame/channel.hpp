@@ -276,7 +276,11 @@ awaitable<bool> basic_channel<Env, Stream>::send_until(time_point deadline, std:
 
 template <class Env, class Stream>
 bool basic_channel<Env, Stream>::try_send(std::uint8_t kind, std::uint64_t id, bytes_view payload, std::uint8_t flags) {
-  return try_send(kind, id, std::span<const bytes_view>(&payload, 1), flags);
+  assert(kind != frame_kind::keepalive);
+  // Not by way of the other: adding up sizes that were just written costs as much as the checksum.
+  const std::span<const bytes_view> parts(&payload, 1);
+  const std::size_t bytes = payload.size();
+  return !state_->reason_for_sender(bytes) && state_->try_copy({kind, flags, id}, parts, bytes, bytes);
 }
 
 template <class Env, class Stream>
