@@ -205,10 +205,11 @@ struct node {
     asio::co_spawn(io, std::move(work), [&](const std::exception_ptr& thrown) {
       failure = thrown;
       ended = true;
+      io.stop();
     });
+    // As programs do. A loop over run_one() would free what Asio keeps for the next frames and operations each turn.
     io.restart();
-    while (!ended && io.run_one() != 0) {
-    }
+    io.run();
     if (failure) std::rethrow_exception(failure);
     if (!ended) throw std::runtime_error("a coroutine waits for ever");
   }

@@ -8,6 +8,7 @@
 #include <asio/io_context.hpp>
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -200,6 +201,76 @@ TEST(frame_channel, the_ways_to_receive_can_be_mixed) {
   EXPECT_FALSE(c.here->try_receive(frame));
 }
 
+/// Takes the ids of frames until one of `last`.
+struct id_taker {
+  std::uint64_t last;
+  std::vector<std::uint64_t> ids{};
+  bool operator()(const frame_view& frame) {
+    ids.push_back(frame.id);
+    return frame.id != last;
+  }
+};
+
+TEST(frame_channel, delivers_frames_as_they_arrive_until_told_to_stop) {
+  one_channel<> c;
+  id_taker use{5};
+  c.peer.send(encoded(1, 1, "") + encoded(1, 2, ""));
+  auto delivering = start(c.io, c.here->deliver(use));
+  test::poll(c.io);
+  c.peer.send(encoded(1, 3, "").substr(0, 5));
+  test::poll(c.io);
+  c.peer.send(encoded(1, 3, "").substr(5) + encoded(1, 4, "") + encoded(1, 5, "") + encoded(1, 6, ""));
+  ASSERT_TRUE(test::run_until(c.io, [&] { return delivering.done(); }));
+  EXPECT_FALSE(delivering.failed());
+  EXPECT_EQ(use.ids, (std::vector<std::uint64_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(run(c.io, c.here->receive()).id, 6u) << "the rest is there for others";
+}
+
+TEST(frame_channel, delivery_ends_with_the_channel) {
+  one_channel<> c;
+  id_taker use{99};
+  std::string bad = encoded(1, 2, "b");
+  bad.back() = '!';
+  c.peer.send(encoded(1, 1, "a") + bad);
+  EXPECT_EQ(test::error_of([&] { run(c.io, c.here->deliver(use)); }), errc::bad_checksum);
+  EXPECT_EQ(use.ids, std::vector<std::uint64_t>{1});
+
+  one_channel<> closed;
+  closed.peer.close();
+  EXPECT_EQ(test::error_of([&] { run(closed.io, closed.here->deliver(use)); }), asio::error::eof);
+
+  one_channel<> aborted;
+  auto delivering = start(aborted.io, aborted.here->deliver(use));
+  test::poll(aborted.io);
+  aborted.here.reset();
+  ASSERT_TRUE(test::run_until(aborted.io, [&] { return delivering.done(); }));
+  EXPECT_EQ(delivering.error(), errc::closed);
+}
+
+TEST(frame_channel, a_cancelled_delivery_loses_nothing) {
+  one_channel<> c;
+  id_taker use{99};
+  auto delivering = start(c.io, c.here->deliver(use));
+  test::poll(c.io);
+  delivering.cancel();
+  c.peer.send(encoded(1, 1, ""));
+  test::poll(c.io);
+  EXPECT_EQ(delivering.error(), asio::error::operation_aborted);
+  EXPECT_EQ(run(c.io, c.here->receive()).id, use.ids.empty() ? 1u : 0u);
+}
+
+TEST(frame_channel, a_delivery_may_destroy_its_channel) {
+  one_channel<> c;
+  const auto use = [&c](const frame_view&) {
+    c.here.reset();
+    return true;
+  };
+  c.peer.send(encoded(1, 1, "") + encoded(1, 2, ""));
+  auto delivering = start(c.io, c.here->deliver(use));
+  ASSERT_TRUE(test::run_until(c.io, [&] { return delivering.done(); }));
+  EXPECT_EQ(delivering.error(), errc::closed);
+}
+
 TEST(frame_channel, keepalives_are_not_delivered) {
   one_channel<> c;
   c.peer.send(encoded(frame_kind::keepalive, 0, "") + encoded(1, 1, "") + encoded(frame_kind::keepalive, 0, ""));
@@ -227,6 +298,28 @@ TEST(frame_channel, what_a_receiver_sends_in_its_turn_leaves_in_one_write) {
   EXPECT_EQ(peer.receive(), bytes);
   test::poll(io);
   EXPECT_EQ(notes.writes.size(), 1u);
+  here.abort();
+  test::poll(io);
+}
+
+TEST(frame_channel, what_is_sent_during_a_delivery_leaves_in_one_write) {
+  asio::io_context io(1);
+  real::env env(io.get_executor());
+  observed_writes notes;
+  auto [stream, peer] = test::stream_and_raw_peer(io);
+  basic_channel<real::env, observed_stream> here(env, observed_stream(std::move(stream), notes), channel_options());
+  const auto echo = [&here](const frame_view& frame) { return here.try_send(frame.kind, frame.id, frame.payload); };
+  const std::string bytes = encoded(1, 1, "a") + encoded(1, 2, "b") + encoded(1, 3, "c");
+  auto delivering = start(io, here.deliver(echo));
+  test::poll(io);
+  for (int i = 0; i < 2; ++i) {
+    notes.writes.clear();
+    peer.send(bytes);
+    ASSERT_TRUE(test::run_until(io, [&] { return !notes.writes.empty(); }));
+    test::poll(io);
+    EXPECT_EQ(peer.receive(), bytes);
+    EXPECT_EQ(notes.writes.size(), 1u);
+  }
   here.abort();
   test::poll(io);
 }
@@ -362,6 +455,34 @@ TEST(frame_channel, waiting_senders_keep_the_order_of_their_calls) {
   c.here.abort();
   EXPECT_TRUE(test::run_until(c.io, [&] { return receiving.done(); }));
   EXPECT_EQ(receiving.result(), numbers_below(300));
+}
+
+awaitable<void> send_and_then(channel& to, std::uint64_t id, std::function<void()> act) {
+  const std::string payload = payload_of(id, 100);
+  co_await to.send(1, id, as_bytes(payload));
+  act();
+}
+
+TEST(frame_channel, a_sender_that_waited_may_cancel_others_and_destroy_the_channel) {
+  channel_options options;
+  options.send_queue_bytes = 1000;
+  one_channel<> c(options, small_buffer);
+  while (c.here->try_send(1, 0, as_bytes(payload_of(0, 100)))) test::poll(c.io);
+  test::started<void> second;
+  std::vector<int> order;
+  auto first = start(c.io, send_and_then(*c.here, 1, [&] {
+                       order.push_back(1);
+                       second.cancel();
+                       c.here.reset();
+                     }));
+  second = start(c.io, send_and_then(*c.here, 2, [&] { order.push_back(2); }));
+  test::poll(c.io);
+  EXPECT_TRUE(order.empty());
+  (void)receive_raw(c.io, c.peer, 1 << 20);
+  ASSERT_TRUE(first.done());
+  ASSERT_TRUE(second.done());
+  EXPECT_EQ(order, (std::vector<int>{1, 2})) << "its frame had been taken before it was cancelled";
+  EXPECT_FALSE(second.failed());
 }
 
 TEST(frame_channel, flush_waits_until_everything_was_handed_over) {

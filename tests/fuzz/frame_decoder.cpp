@@ -81,13 +81,11 @@ history in_chunks(bytes_view stream, unsigned seed) {
   history result;
   frame_decoder decoder(max_payload, 4096);
   for (;;) {
-    for (;;) {
-      const decoded_frame found = decoder.next();
-      result.end = found.is;
-      result.reason = found.reason;
-      if (found.is != verdict::ok) break;
-      result.add(found.frame);
+    frame_view frame;
+    for (result.end = decoder.next(frame); result.end == verdict::ok; result.end = decoder.next(frame)) {
+      result.add(frame);
     }
+    if (result.end == verdict::corrupt) result.reason = decoder.reason();
     result.left = decoder.unread().size() + stream.size();
     if (result.end == verdict::corrupt || stream.empty()) return result;
     const mutable_bytes room = decoder.prepare();

@@ -116,6 +116,15 @@ class basic_channel {
   /// Cancellation: nothing is lost; receive again.
   awaitable<std::span<const frame_view>> receive_batch();
 
+  /// Gives each frame to `use` as it arrives, from the handler of the read that brought it, until `use` returns false
+  /// or the channel ends: the cheapest way to receive, since no coroutine is resumed. What `use` sends, or whoever it
+  /// resumes, leaves in one write when the frames that one read brought have been used.
+  /// @param use  `bool(const frame_view&)`; the payload is valid during the call. It must not throw; it may destroy the
+  ///   channel.
+  /// @throws what the channel ended with. Cancellation: nothing is lost; receive again.
+  template <class Use>
+  awaitable<void> deliver(Use& use);
+
   /// The next frame if it has arrived already. @return false when receive() would wait or throw.
   bool try_receive(frame_view& frame) { return state_->take_frame(frame) == state::arrival::frame; }
 
@@ -153,8 +162,7 @@ class basic_channel {
     return bytes;
   }
 
-  awaitable<bool> send_waiting(frame_header header, std::span<const bytes_view> parts, std::size_t payload_bytes,
-                               time_point deadline);
+  awaitable<void> send_frame(frame_header header, bytes_view payload, std::span<const bytes_view> parts);
 
   std::shared_ptr<state> state_;
 };
@@ -217,21 +225,33 @@ awaitable<peer_info> basic_channel<Env, Stream>::handshake() {
 template <class Env, class Stream>
 awaitable<void> basic_channel<Env, Stream>::send(std::uint8_t kind, std::uint64_t id, bytes_view payload,
                                                  std::uint8_t flags) {
-  assert(kind != frame_kind::keepalive);
-  if (const auto reason = state_->reason_for_sender(payload.size())) state_->throw_error(reason);
-  const std::span<const bytes_view> parts(&payload, 1);
-  if (state_->try_copy({kind, flags, id}, parts, payload.size(), state_->options.copy_bytes)) co_return;
-  (void)co_await send_waiting({kind, flags, id}, parts, payload.size(), detail::never);
+  return send_frame({kind, flags, id}, payload, {});
 }
 
 template <class Env, class Stream>
 awaitable<void> basic_channel<Env, Stream>::send(std::uint8_t kind, std::uint64_t id, std::span<const bytes_view> parts,
                                                  std::uint8_t flags) {
-  assert(kind != frame_kind::keepalive);
+  return send_frame({kind, flags, id}, {}, parts);
+}
+
+// `parts`, or when there are none, `payload`. One coroutine whether it waits or not: a second one would cost each send.
+template <class Env, class Stream>
+awaitable<void> basic_channel<Env, Stream>::send_frame(frame_header header, bytes_view payload,
+                                                       std::span<const bytes_view> parts) {
+  assert(header.kind != frame_kind::keepalive);
+  if (parts.empty()) parts = std::span<const bytes_view>(&payload, 1);
   const std::size_t bytes = size_of(parts);
   if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
-  if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return;
-  (void)co_await send_waiting({kind, flags, id}, parts, bytes, detail::never);
+  if (state_->try_copy(header, parts, bytes, state_->options.copy_bytes)) co_return;
+
+  typename state::waiting_frame frame(*state_);
+  frame.set(header, parts, bytes);
+  if (frame.self->submit(frame)) {
+    detail::parked waiter;
+    co_await waiter.wait(frame.self->executor, frame.sender);
+    if (waiter.result()) frame.self->throw_error(waiter.result());
+  }
+  if (frame.result) frame.self->throw_error(frame.result);
 }
 
 template <class Env, class Stream>
@@ -241,14 +261,9 @@ awaitable<bool> basic_channel<Env, Stream>::send_until(time_point deadline, std:
   const std::size_t bytes = size_of(parts);
   if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
   if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return true;
-  co_return co_await send_waiting({kind, flags, id}, parts, bytes, deadline);
-}
 
-template <class Env, class Stream>
-awaitable<bool> basic_channel<Env, Stream>::send_waiting(frame_header header, std::span<const bytes_view> parts,
-                                                         std::size_t payload_bytes, time_point deadline) {
   typename state::waiting_frame frame(*state_);
-  frame.set(header, parts, payload_bytes);
+  frame.set({kind, flags, id}, parts, bytes);
   if (frame.self->submit(frame, deadline)) {
     detail::parked waiter;
     co_await waiter.wait(frame.self->executor, frame.sender);
@@ -261,7 +276,11 @@ awaitable<bool> basic_channel<Env, Stream>::send_waiting(frame_header header, st
 
 template <class Env, class Stream>
 bool basic_channel<Env, Stream>::try_send(std::uint8_t kind, std::uint64_t id, bytes_view payload, std::uint8_t flags) {
-  return try_send(kind, id, std::span<const bytes_view>(&payload, 1), flags);
+  assert(kind != frame_kind::keepalive);
+  // Not by way of the other: adding up sizes that were just written costs as much as the checksum.
+  const std::span<const bytes_view> parts(&payload, 1);
+  const std::size_t bytes = payload.size();
+  return !state_->reason_for_sender(bytes) && state_->try_copy({kind, flags, id}, parts, bytes, bytes);
 }
 
 template <class Env, class Stream>
@@ -319,6 +338,30 @@ awaitable<std::span<const frame_view>> basic_channel<Env, Stream>::receive_batch
     co_await waiter.wait(state_->executor, state_->receiver);
     if (waiter.result()) throw std::system_error(waiter.result(), "receive");
   }
+}
+
+template <class Env, class Stream>
+template <class Use>
+awaitable<void> basic_channel<Env, Stream>::deliver(Use& use) {
+  struct sink_guard {
+    std::shared_ptr<state> self;
+    sink_guard(std::shared_ptr<state> of, Use& with) : self(std::move(of)) {
+      assert(!self->sink && "one receive at a time");
+      self->sink.object = &with;
+      self->sink.use = [](const void* object, const frame_view& frame) {
+        return (*const_cast<Use*>(static_cast<const Use*>(object)))(frame);
+      };
+    }
+    sink_guard(const sink_guard&) = delete;
+    ~sink_guard() { self->sink = {}; }
+  };
+  const sink_guard guard(state_, use);
+  const auto arrived = guard.self->pump();
+  if (arrived == state::arrival::failure) guard.self->throw_error(guard.self->reason_for_receiver());
+  if (arrived == state::arrival::frame) co_return;
+  detail::parked waiter;
+  co_await waiter.wait(guard.self->executor, guard.self->receiver);
+  if (waiter.result()) guard.self->throw_error(waiter.result());
 }
 
 template <class Env, class Stream>

@@ -52,7 +52,7 @@ struct channel_options {
   std::size_t max_frame_bytes = std::size_t{16} << 20;     ///< largest payload, sent or received; below 4 GiB
   std::size_t read_buffer_bytes = std::size_t{256} << 10;  ///< what one read brings at most
   std::size_t send_queue_bytes = std::size_t{1} << 20;     ///< copied but unsent bytes at which senders wait
-  std::size_t coalesce_bytes = std::size_t{128} << 10;     ///< copied bytes at which a write does not wait for more
+  std::size_t coalesce_bytes = std::size_t{256} << 10;     ///< copied bytes at which a write does not wait for more
   std::size_t copy_bytes = std::size_t{16} << 10;          ///< larger payloads are sent from their sender's memory
 
   // Times; 0 means none, except where said.

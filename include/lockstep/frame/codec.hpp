@@ -55,7 +55,7 @@ decoded_frame decode_frame(bytes_view input, std::size_t max_payload_bytes) noex
 /// @code
 ///   const mutable_bytes room = decoder.prepare();
 ///   decoder.commit(read(room));
-///   for (auto found = decoder.next(); found.is == verdict::ok; found = decoder.next()) use(found.frame);
+///   for (frame_view frame; decoder.next(frame) == verdict::ok;) use(frame);
 /// @endcode
 /// A corrupt verdict is final: the boundaries of what follows are unknown.
 /// Memory: `buffer_bytes`, and while a longer frame arrives, the size of that frame (never above the limit). A frame's
@@ -76,8 +76,12 @@ class frame_decoder {
     end_ += count;
   }
 
-  /// The next frame, in order; its payload is valid until prepare(), or until this decoder is destroyed.
-  decoded_frame next() noexcept;
+  /// Takes the next frame, in order; its payload is valid until prepare(), or until this decoder is destroyed.
+  /// @return ok, and then `frame` is set; corrupt, see reason().
+  verdict next(frame_view& frame) noexcept;
+
+  /// After a corrupt verdict.
+  [[nodiscard]] errc reason() const noexcept { return reason_; }
 
   /// Bytes that arrived and were not taken yet: not zero at the stream's end means that it ended inside a frame.
   [[nodiscard]] bytes_view unread() const noexcept { return {buffer_.data() + begin_, end_ - begin_}; }
@@ -101,6 +105,7 @@ class frame_decoder {
   static constexpr unsigned patience = 256;
 
   void reallocate(std::size_t capacity);
+  verdict examine() noexcept;
 
   std::size_t max_payload_;
   std::size_t buffer_bytes_;
@@ -109,18 +114,54 @@ class frame_decoder {
   std::size_t end_ = 0;
   std::size_t wanted_ = frame_header_bytes;  // bytes of the frame at begin_, as far as known
   unsigned calm_ = 0;
+  errc reason_{};
 };
 
 // --- Implementation ---------------------------------------------------------------------------------------------
 
 namespace detail {
 
-/// The value of the `check` field for a header whose first 16 bytes stand at `header`.
-inline std::uint64_t frame_check(const std::byte* header, std::uint8_t flags, std::uint64_t payload_hash) noexcept {
-  std::byte checked[frame_checked_header_bytes + sizeof payload_hash];
-  std::memcpy(checked, header, frame_checked_header_bytes);
-  store_le<std::uint64_t>(checked + frame_checked_header_bytes, flags & frame_flag::self_checked ? 0 : payload_hash);
-  return xxh3_64({checked, sizeof checked});
+/// The first 16 bytes of a header as two little-endian words: the whole header is made and checked in registers, since
+/// reading back bytes that were just written piece by piece stalls the processor.
+struct header_words {
+  std::uint64_t first;  ///< length, kind, flags, reserved
+  std::uint64_t id;
+
+  header_words(const frame_header& header, std::size_t payload_bytes) noexcept
+      : first(payload_bytes | std::uint64_t{header.kind} << 32 | std::uint64_t{header.flags} << 40), id(header.id) {}
+  explicit header_words(const std::byte* from) noexcept
+      : first(load_le<std::uint64_t>(from)), id(load_le<std::uint64_t>(from + 8)) {}
+
+  [[nodiscard]] std::size_t length() const noexcept { return static_cast<std::uint32_t>(first); }
+  [[nodiscard]] std::uint8_t kind() const noexcept { return static_cast<std::uint8_t>(first >> 32); }
+  [[nodiscard]] std::uint8_t flags() const noexcept { return static_cast<std::uint8_t>(first >> 40); }
+  [[nodiscard]] bool self_checked() const noexcept { return (flags() & frame_flag::self_checked) != 0; }
+  [[nodiscard]] bool well_formed() const noexcept {
+    constexpr std::uint64_t known_flags = frame_flag::self_checked | frame_flag::user_mask;
+    constexpr std::uint64_t known = 0xff'ffff'ffff | known_flags << 40;
+    return (first & ~known) == 0;
+  }
+
+  [[nodiscard]] std::uint64_t check(std::uint64_t payload_hash) const noexcept {
+    std::byte checked[frame_header_bytes];
+    store_le(checked, first);
+    store_le(checked + 8, id);
+    store_le(checked + 16, self_checked() ? std::uint64_t{0} : payload_hash);
+    return xxh3_64_of<sizeof checked>(checked);
+  }
+};
+
+/// @return whether `input` begins with a whole and good frame, and then sets `frame`.
+inline bool take_whole_frame(bytes_view input, std::size_t max_payload_bytes, frame_view& frame) noexcept {
+  if (input.size() < frame_header_bytes) return false;
+  const header_words words(input.data());
+  const std::size_t length = words.length();
+  if (length > max_payload_bytes || input.size() - frame_header_bytes < length || !words.well_formed()) return false;
+  const bytes_view payload(input.data() + frame_header_bytes, length);
+  const std::uint64_t payload_hash = words.self_checked() ? 0 : xxh3_64(payload);
+  if (load_le<std::uint64_t>(input.data() + 16) != words.check(payload_hash)) return false;
+  frame = {words.kind(), words.flags(), words.id, payload};
+  return true;
 }
 
 }  // namespace detail
@@ -128,43 +169,32 @@ inline std::uint64_t frame_check(const std::byte* header, std::uint8_t flags, st
 inline void encode_frame_header(std::byte* to, const frame_header& header, std::size_t payload_bytes,
                                 std::uint64_t payload_hash) noexcept {
   assert(payload_bytes <= UINT32_MAX);
-  store_le<std::uint32_t>(to, static_cast<std::uint32_t>(payload_bytes));
-  store_le<std::uint8_t>(to + 4, header.kind);
-  store_le<std::uint8_t>(to + 5, header.flags);
-  store_le<std::uint16_t>(to + 6, 0);
-  store_le<std::uint64_t>(to + 8, header.id);
-  store_le<std::uint64_t>(to + 16, detail::frame_check(to, header.flags, payload_hash));
+  const detail::header_words words(header, payload_bytes);
+  store_le(to, words.first);
+  store_le(to + 8, words.id);
+  store_le(to + 16, words.check(payload_hash));
 }
 
 inline decoded_frame decode_frame(bytes_view input, std::size_t max_payload_bytes) noexcept {
   decoded_frame result;
-  result.bytes = frame_header_bytes;
-  if (input.size() < sizeof(std::uint32_t)) return result;
-
+  if (detail::take_whole_frame(input, max_payload_bytes, result.frame)) {
+    result.is = verdict::ok;
+    result.bytes = frame_header_bytes + result.frame.payload.size();
+    return result;
+  }
   const auto corrupt = [&result](errc reason) {
     result.is = verdict::corrupt;
     result.reason = reason;
     return result;
   };
-  const std::byte* const at = input.data();
-  const std::size_t length = load_le<std::uint32_t>(at);
+  result.bytes = frame_header_bytes;
+  if (input.size() < sizeof(std::uint32_t)) return result;
+  const std::size_t length = load_le<std::uint32_t>(input.data());
   if (length > max_payload_bytes) return corrupt(errc::frame_too_large);
   if (input.size() < frame_header_bytes) return result;
-
-  const auto flags = load_le<std::uint8_t>(at + 5);
-  constexpr std::uint8_t known_flags = frame_flag::self_checked | frame_flag::user_mask;
-  if ((flags & ~known_flags) != 0 || load_le<std::uint16_t>(at + 6) != 0) return corrupt(errc::malformed);
+  if (!detail::header_words(input.data()).well_formed()) return corrupt(errc::malformed);
   result.bytes = frame_header_bytes + length;
-  if (input.size() < result.bytes) return result;
-
-  const bytes_view payload = input.subspan(frame_header_bytes, length);
-  const std::uint64_t payload_hash = flags & frame_flag::self_checked ? 0 : xxh3_64(payload);
-  if (load_le<std::uint64_t>(at + 16) != detail::frame_check(at, flags, payload_hash)) {
-    return corrupt(errc::bad_checksum);
-  }
-  result.is = verdict::ok;
-  result.frame = {load_le<std::uint8_t>(at + 4), flags, load_le<std::uint64_t>(at + 8), payload};
-  return result;
+  return input.size() < result.bytes ? result : corrupt(errc::bad_checksum);
 }
 
 inline mutable_bytes frame_decoder::prepare() {
@@ -185,15 +215,20 @@ inline mutable_bytes frame_decoder::prepare() {
   return {buffer_.data() + end_, buffer_.size() - end_};
 }
 
-inline decoded_frame frame_decoder::next() noexcept {
+inline verdict frame_decoder::next(frame_view& frame) noexcept {
+  if (!detail::take_whole_frame(unread(), max_payload_, frame)) return examine();
+  begin_ += frame_header_bytes + frame.payload.size();
+  wanted_ = frame_header_bytes;
+  return verdict::ok;
+}
+
+// Why there is no frame.
+inline verdict frame_decoder::examine() noexcept {
   const decoded_frame found = decode_frame(unread(), max_payload_);
-  if (found.is == verdict::ok) {
-    begin_ += found.bytes;
-    wanted_ = frame_header_bytes;
-  } else {
-    wanted_ = found.bytes;
-  }
-  return found;
+  assert(found.is != verdict::ok);
+  wanted_ = found.bytes;
+  reason_ = found.reason;
+  return found.is;
 }
 
 inline void frame_decoder::reallocate(std::size_t capacity) {

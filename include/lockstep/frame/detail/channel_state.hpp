@@ -28,6 +28,7 @@ template <class Env, class Stream>
 class channel_state : public std::enable_shared_from_this<channel_state<Env, Stream>> {
  public:
   static constexpr std::size_t most_in_batch = 512;
+  static constexpr std::size_t most_in_write = 16;  ///< pieces: headers and payloads that are too long to be copied
 
   channel_state(Env& in, Stream over, channel_options with)
       : env(in),
@@ -59,25 +60,44 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
   /// Takes the next whole frame that has arrived. After failure, see reason_for_receiver().
   arrival take_frame(frame_view& frame) {
     while (!closed_ && !closing) {
-      const decoded_frame found = decoder.next();
-      if (found.is == verdict::ok) {
-        if (found.frame.kind == frame_kind::keepalive) continue;
-        frame = found.frame;
+      const verdict found = decoder.next(frame);
+      if (found == verdict::ok) {
+        if (frame.kind == frame_kind::keepalive) continue;
         return arrival::frame;
       }
-      if (found.is == verdict::need_more) return receive_error_ ? arrival::failure : arrival::nothing;
-      fail(found.reason);
+      if (found == verdict::need_more) return receive_error_ ? arrival::failure : arrival::nothing;
+      fail(decoder.reason());
     }
     return arrival::failure;
   }
 
   /// Makes sure that a read is under way. Its end resumes the receiver, and what it brings is kept when there is none.
   void start_read() {
-    assert(!receiver && "one receive at a time");
+    assert((!receiver || sink) && "one receive at a time");
     if (reading_) return;
     reading_ = true;
     const mutable_bytes room = decoder.prepare();
     stream.async_read_some(asio::mutable_buffer(room.data(), room.size()), read_handler(this->shared_from_this()));
+  }
+
+  /// Where frames go as they arrive, while somebody is in deliver().
+  struct frame_sink {
+    const void* object = nullptr;
+    bool (*use)(const void*, const frame_view&) = nullptr;  ///< @return whether to go on
+    explicit operator bool() const noexcept { return use != nullptr; }
+  };
+  frame_sink sink;
+
+  /// Gives the sink what has arrived. @return nothing: a read is under way for it; frame: it has had enough; failure,
+  /// see reason_for_receiver().
+  arrival pump() {
+    const corked scope(*this);  // what is sent meanwhile leaves in one write
+    for (;;) {
+      frame_view frame;
+      const arrival arrived = take_frame(frame);
+      if (arrived == arrival::nothing) start_read();
+      if (arrived != arrival::frame || !sink.use(sink.object, frame)) return arrived;
+    }
   }
 
   /// Ends a receive that waits.
@@ -158,29 +178,7 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
   void write() {
     if (writing_) return;
     parked::batch woken;
-    const auto done = [&woken](send_queue::reference& sent) { wake(sent, {}, woken); };
-    flush_on_uncork_ = false;
-    while (!send_error_) {
-      queue_.copy_references(options.copy_bytes, options.send_queue_bytes, done);
-      queue_.sent(0, done);
-      if (queue_.empty()) break;
-      ++writes_;
-      if constexpr (writes_now<Stream>) {
-        std::array<bytes_view, 64> pieces;
-        std::size_t total = 0;
-        const std::size_t count = queue_.gather(pieces, total);
-        std::error_code ec;
-        const std::size_t taken = stream.write_now(std::span<const bytes_view>(pieces.data(), count), ec);
-        if (ec && ec != asio::error::would_block) {
-          end_sending(ec, woken);
-          break;
-        }
-        queue_.sent(taken, done);
-        if (taken == total) continue;
-      }
-      start_write();
-      break;
-    }
+    write_and_collect(woken);
     resume_later(std::move(woken));
   }
 
@@ -247,7 +245,7 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     operation& operator=(operation&&) = delete;
     ~operation() {
       if (!self_) return;
-      self_->fail(asio::error::operation_aborted);
+      self_->fail(asio::error::operation_aborted);  // nobody waits after that: nothing runs inside this
       ((*self_).*finish)(asio::error::operation_aborted, 0);
     }
 
@@ -274,7 +272,10 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     }
     if (receiver) {
       const corked scope(*this);  // what the receiver sends before it suspends leaves in one write
-      receiver->resume_now({});
+      const arrival arrived = sink ? pump() : arrival::frame;
+      if (receiver && arrived != arrival::nothing) {
+        receiver->resume_now(arrived == arrival::failure ? reason_for_receiver() : std::error_code());
+      }
     }
     notify_ended();
   }
@@ -285,9 +286,38 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     parked::batch woken;
     queue_.sent(bytes, [&woken](send_queue::reference& sent) { wake(sent, {}, woken); });
     if (ec) end_sending(ec, woken);
-    resume_later(std::move(woken));
-    write();
+    write_and_collect(woken);
+    {
+      const corked scope(*this);  // what senders that waited send next leaves in one write
+      woken();
+    }
     notify_ended();
+  }
+
+  void write_and_collect(parked::batch& woken) {
+    const auto done = [&woken](send_queue::reference& sent) { wake(sent, {}, woken); };
+    flush_on_uncork_ = false;
+    while (!send_error_) {
+      queue_.copy_references(options.copy_bytes, options.send_queue_bytes, done);
+      queue_.sent(0, done);
+      if (queue_.empty()) break;
+      ++writes_;
+      if constexpr (writes_now<Stream>) {
+        std::array<bytes_view, most_in_write> pieces;
+        std::size_t total = 0;
+        const std::size_t count = queue_.gather(pieces, total);
+        std::error_code ec;
+        const std::size_t taken = stream.write_now(std::span<const bytes_view>(pieces.data(), count), ec);
+        if (ec && ec != asio::error::would_block) {
+          end_sending(ec, woken);
+          break;
+        }
+        queue_.sent(taken, done);
+        if (taken == total) continue;
+      }
+      start_write();
+      break;
+    }
   }
 
   void start_write() {

@@ -36,7 +36,7 @@ class parked : held_handler {
   /// Runs the coroutine inside this call, until it suspends or ends.
   void resume_now(std::error_code result) {
     leave(result);
-    finish(true);
+    finish_left(true);
   }
 
   /// Runs the coroutine from a handler posted to `executor`.
@@ -69,7 +69,7 @@ class parked : held_handler {
     void finish_all(bool run) {
       while (parked* const each = first_) {
         first_ = each->next_;
-        each->finish(run);
+        each->finish_left(run);
       }
     }
 
@@ -93,22 +93,27 @@ class parked : held_handler {
     }
   };
 
+  // Stays in its slot until the coroutine continues, also after it acted or the coroutine left: it must act only once.
   struct on_cancel {
     parked* waiter;
     const asio::any_io_executor* executor;
 
     void operator()(asio::cancellation_type type) {
-      if (type == asio::cancellation_type::none || !waiter) return;
+      if (type == asio::cancellation_type::none || !waiter || !waiter->named_by_) return;
       parked* const cancelled = std::exchange(waiter, nullptr);
-      cancelled->slot_ = {};  // leave() must not clear the slot that this runs in
+      cancelled->slot_ = {};  // the slot must not be cleared while this runs in it
       cancelled->resume_later(*executor, asio::error::operation_aborted);
     }
   };
 
   void leave(std::error_code result) noexcept {
     result_ = result;
-    *named_by_ = nullptr;
-    slot_.clear();
+    *std::exchange(named_by_, nullptr) = nullptr;
+  }
+
+  void finish_left(bool run) {
+    slot_.clear();  // only now: its memory goes straight to the coroutine's next wait
+    finish(run);
   }
 
   parked** named_by_ = nullptr;

@@ -70,14 +70,21 @@ class send_queue {
   void copy_frame(const frame_header& header, std::span<const bytes_view> parts, std::size_t payload_bytes) {
     assert(!first_);
     std::byte* const to = copied_.extend(frame_header_bytes + payload_bytes);
-    std::byte* payload = to + frame_header_bytes;
-    for (const bytes_view part : parts) {
-      if (!part.empty()) std::memcpy(payload, part.data(), part.size());
-      payload += part.size();
+    const bool unhashed = (header.flags & frame_flag::self_checked) != 0;
+    std::uint64_t hash = 0;
+    if (parts.size() == 1) {
+      // Hashed where it lies: bytes that were just written are slow to read.
+      if (!unhashed) hash = xxh3_64(parts.front());
+      if (payload_bytes != 0) std::memcpy(to + frame_header_bytes, parts.front().data(), payload_bytes);
+    } else {
+      std::byte* payload = to + frame_header_bytes;
+      for (const bytes_view part : parts) {
+        if (!part.empty()) std::memcpy(payload, part.data(), part.size());
+        payload += part.size();
+      }
+      if (!unhashed) hash = xxh3_64({to + frame_header_bytes, payload_bytes});
     }
-    const bool self_checked = (header.flags & frame_flag::self_checked) != 0;
-    encode_frame_header(to, header, payload_bytes,
-                        self_checked ? 0 : xxh3_64({to + frame_header_bytes, payload_bytes}));
+    encode_frame_header(to, header, payload_bytes, hash);
   }
 
   /// Appends bytes that are no frame (a handshake's). @pre no references.

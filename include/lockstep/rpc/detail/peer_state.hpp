@@ -107,12 +107,17 @@ class peer_state : public std::enable_shared_from_this<peer_state<Env, Stream>> 
 
   /// Reads until the channel ends. @throws what it ended with; malformed.
   awaitable<void> read() {
-    for (;;) {
-      for (const frame_view& frame : co_await channel.receive_batch()) {
+    std::exception_ptr failure;
+    auto use = [this, &failure](const frame_view& frame) {
+      try {
         if (!handle(frame)) throw std::system_error(errc::malformed, "peer at " + channel.peer().address);
-        if (ended_) co_return;
+      } catch (...) {
+        failure = std::current_exception();
       }
-    }
+      return !failure && !ended_;
+    };
+    co_await channel.deliver(use);
+    if (failure) std::rethrow_exception(failure);
   }
 
   /// Ends every call and every handler. Calls that were sent have an unknown outcome.
