@@ -61,7 +61,7 @@ awaitable<std::size_t> counted_round_trips(channel& over, std::size_t bytes) {
 std::size_t allocations_of_echo(std::size_t bytes) {
   two_channels c;
   auto echoing = test::start(c.io, echo(c.there));
-  const std::size_t counted = test::run(c.io, counted_round_trips(c.here, bytes));
+  const std::size_t counted = test::run_counting(c.io, counted_round_trips(c.here, bytes));
   c.here.abort();
   EXPECT_TRUE(test::run_until(c.io, [&] { return echoing.done(); }));
   return counted;
@@ -93,7 +93,7 @@ TEST(frame_allocation, none_for_a_stream_of_frames_and_its_batches_under_backpre
   constexpr std::size_t frames = 400'000;
   two_channels c;
   auto sending = test::start(c.io, send_without_end(c.here));
-  EXPECT_EQ(test::run(c.io, counted_batches(c.there, frames)), 0u);
+  EXPECT_EQ(test::run_counting(c.io, counted_batches(c.there, frames)), 0u);
   c.here.abort();
   EXPECT_TRUE(test::run_until(c.io, [&] { return sending.done(); }));
 }
@@ -141,7 +141,7 @@ awaitable<std::size_t> counted_calls(rpc_peer& by) {
 
 TEST(rpc_allocation, none_for_calls_and_their_handlers) {
   two_peers p;
-  EXPECT_EQ(test::run(p.io, counted_calls(p.here_peer)), 0u);
+  EXPECT_EQ(test::run_counting(p.io, counted_calls(p.here_peer)), 0u);
 }
 
 awaitable<std::size_t> counted_items(rpc_peer& by) {
@@ -156,7 +156,7 @@ awaitable<std::size_t> counted_items(rpc_peer& by) {
 
 TEST(rpc_allocation, none_for_the_items_of_a_stream) {
   two_peers p;
-  EXPECT_EQ(test::run(p.io, counted_items(p.here_peer)), 0u);
+  EXPECT_EQ(test::run_counting(p.io, counted_items(p.here_peer)), 0u);
 }
 
 }  // namespace

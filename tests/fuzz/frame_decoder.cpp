@@ -4,6 +4,8 @@
 // made of frames that are built from the input, so that checks hold, and with bit 1 one of its bytes is changed.
 #include "lockstep/frame/codec.hpp"
 
+#include "support/fuzz_input.hpp"
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +15,7 @@
 namespace {
 
 using namespace lockstep;
+using test::fuzz_input;
 
 constexpr std::size_t max_payload = 10'000;
 
@@ -30,26 +33,7 @@ struct history {
   friend bool operator==(const history&, const history&) = default;
 };
 
-class input {
- public:
-  explicit input(bytes_view bytes) : rest_(bytes) {}
-  std::size_t number(std::size_t bytes) {
-    std::size_t value = 0;
-    for (const std::byte each : take(bytes)) value = value << 8 | std::to_integer<std::size_t>(each);
-    return value;
-  }
-  bytes_view take(std::size_t most) {
-    const bytes_view taken = rest_.first(std::min(most, rest_.size()));
-    rest_ = rest_.subspan(taken.size());
-    return taken;
-  }
-  [[nodiscard]] bool empty() const { return rest_.empty(); }
-
- private:
-  bytes_view rest_;
-};
-
-std::vector<std::byte> frames_from(input& from) {
+std::vector<std::byte> frames_from(fuzz_input& from) {
   std::vector<std::byte> stream;
   while (!from.empty()) {
     const auto kind = static_cast<std::uint8_t>(from.number(1));
@@ -101,7 +85,7 @@ history in_chunks(bytes_view stream, unsigned seed) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  input from({reinterpret_cast<const std::byte*>(data), size});
+  fuzz_input from(data, size);
   const std::size_t options = from.number(1);
   const auto seed = static_cast<unsigned>(from.number(1));
   const std::size_t changed = options & 2 ? from.number(2) : 0;
