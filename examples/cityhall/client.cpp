@@ -41,7 +41,10 @@ awaitable<exit_code> converse(real::env& env, const client_command& command, con
   try {
     (void)co_await connection.handshake();
   } catch (const std::system_error& error) {
-    throw exit_error(exit_code::unreachable, error.what());
+    const bool late = error.code() == errc::timed_out;  // nothing was asked yet, whose outcome could be unknown
+    throw exit_error(exit_code::unreachable, late ? command.addr.to_string() + ": no handshake within " +
+                                                        examples::format_duration(command.timeout)
+                                                  : error.what());
   }
   const rpc_service nothing_served;
   rpc_peer peer(std::move(connection), nothing_served);
