@@ -33,11 +33,12 @@ class node {
     running_.emplace(test::start(io, opened_->run()));
   }
   node(const node&) = delete;
-  ~node() { EXPECT_NO_THROW(end()); }
+  ~node() { end(); }
 
   static store_options small_options() {
     store_options options;
     options.log.segment_bytes = log_format::segment_header_bytes + 200;
+    options.log.sync_where = sync_on::caller;
     options.log.max_unsynced_bytes = 16 << 10;
     options.log.max_payload_bytes = 4 << 10;
     options.snapshot_every = 0;
@@ -70,7 +71,7 @@ class node {
     if (!opened_) return;
     test::run(io, opened_->close());
     EXPECT_TRUE(run_until([this] { return running_->done(); }));
-    running_->result();
+    EXPECT_TRUE(!running_->failed() || running_->error() == errc::closed);  // closed while it wrote a snapshot
     opened_.reset();
   }
 
@@ -117,31 +118,53 @@ TEST(cityhall_store, a_leaders_snapshot_replaces_a_later_one_of_another_history)
   EXPECT_EQ(again.state(), state);
 }
 
-TEST(cityhall_store, no_snapshot_is_written_of_records_that_are_about_to_be_taken_back) {
+/// A replica whose third record is applied, and then taken back while the snapshot that holds it is being written.
+struct taken_back {
   faulty_disk disk;
-  node replica(disk, node::compacting_options());
-  const position kept = replica.write("kept", 2);
-  disk.hold_syncs();
-  const position third = replica.at().log().append(1, segment_of("cut off").view());
-  ASSERT_TRUE(replica.run_until([&] { return disk.held_syncs() != 0; }));
-  disk.release_syncs();
-  disk.hold_syncs();
-  // Its record is durable and applied, and its snapshot on the way.
-  ASSERT_TRUE(replica.run_until([&] { return replica.state().at() == third && disk.held_syncs() != 0; }));
-  replica.at().give_up_snapshot_behind(kept.index);
-  disk.release_syncs();
-  test::run(replica.io, replica.at().log().truncate_suffix(kept.index));
-  ASSERT_TRUE(replica.run_until([&] { return replica.state().at() == kept; }));
-  replica.end();
-  EXPECT_FALSE(disk.exists(snapshot_path(directory)));
+  node replica{disk, node::compacting_options()};
+  position kept = replica.write("kept", 2);
+
+  taken_back() {
+    disk.hold_syncs();  // of the snapshot only: the log's are the caller's
+    replica.write("cut off");
+    EXPECT_TRUE(replica.run_until([&] { return disk.held_syncs() != 0; }));
+    replica.at().give_up_snapshot_behind(kept.index);
+    test::run(replica.io, replica.at().log().truncate_suffix(kept.index));
+  }
+};
+
+TEST(cityhall_store, goes_back_when_records_were_taken_back_while_it_wrote_a_snapshot_of_them) {
+  taken_back in;
+  in.disk.release_syncs();
+  ASSERT_TRUE(in.replica.run_until([&] { return in.replica.state().at() == in.kept; }));
+  in.replica.end();
+  EXPECT_FALSE(in.disk.exists(snapshot_path(directory)));
+}
+
+TEST(cityhall_store, does_not_take_records_that_were_taken_back_for_those_that_came_in_their_place) {
+  taken_back in;
+  const position replaced = in.replica.at().log().append(2, segment_of("in its place").view());
+  test::run(in.replica.io, in.replica.at().log().durable(replaced.index));
+  auto reader = in.replica.ask_for(replaced);
+  test::poll(in.replica.io);
+  EXPECT_FALSE(reader.done());
+  in.disk.release_syncs();
+  ASSERT_TRUE(in.replica.run_until([&] { return reader.done(); }));
+  EXPECT_TRUE(in.replica.state().find("in its place"));
+  EXPECT_FALSE(in.replica.state().find("cut off0"));
 }
 
 TEST(cityhall_store, starts_over_when_a_cut_goes_behind_its_snapshot_and_the_log_before_is_gone) {
   faulty_disk disk;
   node replica(disk, node::compacting_options());
-  const position last = replica.write("key", 20);
-  ASSERT_TRUE(replica.run_until([&] { return replica.at().log().base().index > 1; }));
-  const index_t kept = replica.at().log().base().index;
+  position last;
+  index_t kept = 0;
+  for (int i = 0; i < 100 && (kept == 0 || replica.at().latest()->upto.index <= kept); ++i) {
+    last = replica.write("key" + std::to_string(i));
+    while (test::poll(replica.io) != 0) continue;  // its snapshots and what they replace
+    kept = replica.at().log().base().index;
+  }
+  ASSERT_GT(kept, 0U);
   replica.at().give_up_snapshot_behind(kept);
   test::run(replica.io, replica.at().log().truncate_suffix(kept));
   ASSERT_TRUE(replica.run_until([&] { return replica.at().log().last() == position{}; }));
