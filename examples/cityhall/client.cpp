@@ -1,4 +1,5 @@
 #include "cityhall/commands.hpp"
+#include "cityhall/positions.hpp"
 #include "cityhall/protocol.hpp"
 #include "cityhall/status.hpp"
 #include "common/signals.hpp"
@@ -7,8 +8,8 @@
 #include <lockstep/core/task_group.hpp>
 #include <lockstep/rpc/peer.hpp>
 
-#include <asio/io_context.hpp>
 #include <fmt/format.h>
+#include <asio/io_context.hpp>
 #include <nlohmann/json.hpp>
 
 #include <csignal>
@@ -21,14 +22,6 @@ using examples::exit_code;
 using examples::exit_error;
 using json = nlohmann::ordered_json;
 using question = std::function<awaitable<exit_code>(rpc_peer&)>;
-
-std::string shown(const position& at) {
-  return fmt::format("epoch={} index={} chain={:016x}", at.epoch, at.index, at.chain);
-}
-
-json to_json(const position& at) {
-  return json{{"epoch", at.epoch}, {"index", at.index}, {"chain", fmt::format("{:016x}", at.chain)}};
-}
 
 /// Connects, asks, closes.
 awaitable<exit_code> converse(real::env& env, const client_command& command, const question& ask) {
@@ -48,7 +41,10 @@ awaitable<exit_code> converse(real::env& env, const client_command& command, con
   try {
     (void)co_await connection.handshake();
   } catch (const std::system_error& error) {
-    throw exit_error(exit_code::unreachable, error.what());
+    const bool late = error.code() == errc::timed_out;  // nothing was asked yet, whose outcome could be unknown
+    throw exit_error(exit_code::unreachable, late ? command.addr.to_string() + ": no handshake within " +
+                                                        examples::format_duration(command.timeout)
+                                                  : error.what());
   }
   const rpc_service nothing_served;
   rpc_peer peer(std::move(connection), nothing_served);
@@ -86,17 +82,28 @@ exit_code run(const client_command& command, const question& ask) {
   return code;
 }
 
-/// Throws what a failed call means to a script.
-void check(const rpc_status& status, const client_command& command) {
+enum class effect { reads, writes };
+
+/// Throws what a failed call means to a script. A read that got no answer has no outcome that could be unknown.
+void check(const rpc_status& status, const client_command& command, effect of) {
   if (status.ok()) return;
+  if (of == effect::reads && status.code() == errc::timed_out) {
+    throw exit_error(exit_code::outcome_unknown, command.addr.to_string() + ": timed out");
+  }
+  if (of == effect::reads && status.code() == errc::closed) {
+    throw exit_error(exit_code::unreachable,
+                     command.addr.to_string() + ": the connection ended before the answer came");
+  }
   const std::string text = command.addr.to_string() + ": " + status.message();
   if (status.code() == errc::remote_failure) {
     const bool not_leader = status.remote_code() == refused_not_leader;
     const bool too_large = status.remote_code() == refused_too_large;
     const bool unknown = status.remote_code() == refused_storage;
+    const bool lost = status.remote_code() == refused_lost;
     throw exit_error(not_leader  ? exit_code::unreachable
                      : too_large ? exit_code::usage
                      : unknown   ? exit_code::outcome_unknown
+                     : lost      ? exit_code::negative
                                  : exit_code::failure,
                      text);
   }
@@ -117,7 +124,7 @@ awaitable<exit_code> change(rpc_peer& peer, const client_command& command, metho
   const byte_buffer arguments = request.encode();
   byte_buffer result;
   const rpc_status status = co_await peer.call(which, arguments.view(), result, command.timeout);
-  check(status, command);
+  check(status, command, effect::writes);
   const change_reply reply = expect(change_reply::decode(result.view()), command);
   if (command.format == examples::output_format::json) {
     json out = to_json(reply.at);
@@ -132,11 +139,11 @@ awaitable<exit_code> change(rpc_peer& peer, const client_command& command, metho
 awaitable<exit_code> get(rpc_peer& peer, const client_command& command) {
   get_request request;
   request.key = command.key;
-  request.min_index = command.min_position;
+  request.min_position = command.min_position;
   const byte_buffer arguments = request.encode();
   byte_buffer result;
   const rpc_status status = co_await peer.call(get_method, arguments.view(), result, command.timeout);
-  check(status, command);
+  check(status, command, effect::reads);
   const get_reply reply = expect(get_reply::decode(result.view()), command);
   if (!reply.value) {
     fmt::print(stderr, "NOT_FOUND\n");
@@ -187,14 +194,14 @@ awaitable<exit_code> read_items(rpc_peer& peer, const client_command& command, m
     print_item(expect(change_item::decode(*bytes), command), command, watching);
     if (watching) examples::flush_out();
   }
-  check(items.status(), command);
+  check(items.status(), command, effect::reads);
   co_return exit_code::ok;
 }
 
 awaitable<exit_code> status(rpc_peer& peer, const client_command& command) {
   byte_buffer result;
   const rpc_status outcome = co_await peer.call(status_method, {}, result, command.timeout);
-  check(outcome, command);
+  check(outcome, command, effect::reads);
   const status_reply reply = expect(status_reply::decode(result.view()), command);
   examples::report report;
   report.add("Role", reply.role)

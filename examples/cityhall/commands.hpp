@@ -50,7 +50,7 @@ struct client_command {
   std::string key;
   std::string value;
   std::uint64_t limit = 0;
-  index_t min_position = 0;
+  position min_position;
 };
 examples::exit_code client_put(const client_command& command);
 examples::exit_code client_get(const client_command& command);

@@ -1,13 +1,15 @@
 // Commands that look at data directories: replica status, verify.
 #include "cityhall/commands.hpp"
+#include "cityhall/positions.hpp"
 #include "cityhall/status.hpp"
 
-#include <asio/io_context.hpp>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <asio/io_context.hpp>
 #include <nlohmann/json.hpp>
 
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 
 namespace lockstep::cityhall {
@@ -17,10 +19,6 @@ namespace {
 using examples::exit_code;
 using examples::exit_error;
 using json = nlohmann::ordered_json;
-
-std::string shown(const position& at) {
-  return fmt::format("epoch={} index={} chain={:016x}", at.epoch, at.index, at.chain);
-}
 
 std::string shown_time(std::int64_t ns) {
   if (ns == 0) return "never";
@@ -46,6 +44,15 @@ std::string health_of(const directory_contents& contents, const std::optional<re
   return alive(note->pid) ? note->health : "stopped without a word (was: " + note->health + ")";
 }
 
+void require_directory(const std::string& directory) {
+  if (!std::filesystem::exists(directory)) {
+    throw exit_error(exit_code::negative, "directory " + directory + " does not exist");
+  }
+  if (!std::filesystem::is_directory(directory)) {
+    throw exit_error(exit_code::negative, directory + " is not a directory");
+  }
+}
+
 directory_contents contents_of(real::env& env, const std::string& directory) {
   try {
     return read_contents(env, directory);
@@ -63,6 +70,7 @@ std::string describe(const recovery_report& report) {
 
 exit_code show_status(const std::string& data_dir, examples::output_format format) {
   if (data_dir.empty()) throw examples::usage_error("--data-dir is required");
+  require_directory(data_dir);
   asio::io_context io;
   real::env env(io.get_executor());
   const directory_contents contents = contents_of(env, data_dir);
@@ -72,11 +80,7 @@ exit_code show_status(const std::string& data_dir, examples::output_format forma
       .add("Total Entries", contents.counts.entries)
       .add("Replica Id", note ? json(note->id) : json())
       .add("Leader", note ? json(note->leader) : json())
-      .add("Position",
-           json{{"epoch", contents.at.epoch},
-                {"index", contents.at.index},
-                {"chain", fmt::format("{:016x}", contents.at.chain)}},
-           shown(contents.at))
+      .add("Position", to_json(contents.at), shown(contents.at))
       .add("Last Sync", note && note->last_sync_ns != 0 ? json(note->last_sync_ns / 1'000'000'000) : json(),
            shown_time(note ? note->last_sync_ns : 0))
       .add("Health", health_of(contents, note));
@@ -85,6 +89,7 @@ exit_code show_status(const std::string& data_dir, examples::output_format forma
 }
 
 exit_code verify_directories(const std::string& first, const std::string& second) {
+  for (const std::string& each : {first, second}) require_directory(log_path(each));
   asio::io_context io;
   real::env env(io.get_executor());
   const log_comparison compared = compare_logs(env, log_path(first), log_path(second));
@@ -96,9 +101,7 @@ exit_code verify_directories(const std::string& first, const std::string& second
   const position at_first = compared.first.report.last_good;
   const position at_second = compared.second.report.last_good;
   switch (compared.relation) {
-    case log_relation::equal:
-      examples::write_out("equal: both end at " + shown(at_first) + "\n");
-      return exit_code::ok;
+    case log_relation::equal: examples::write_out("equal: both end at " + shown(at_first) + "\n"); return exit_code::ok;
     case log_relation::first_continues:
       examples::write_out(fmt::format("{} is behind: it ends at index {}, {} goes on to index {}\n", second,
                                       at_second.index, first, at_first.index));

@@ -122,7 +122,7 @@ class basic_leader {
       try {
         taken->at = store_.log().append(epoch_, taken->entries.payload());
         co_await store_.log().durable(taken->at.index);
-        failure = co_await store_.applied(taken->at.index);
+        failure = co_await store_.holding(taken->at);
       } catch (const std::system_error& error) {
         failure = error.code();
       }

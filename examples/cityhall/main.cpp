@@ -1,5 +1,7 @@
-// cityhall: a key-value store that ships its log. This file is its command line; the node is leader.hpp and replica.hpp.
+// cityhall: a key-value store that ships its log. This file is its command line; the node is leader.hpp and
+// replica.hpp.
 #include "cityhall/commands.hpp"
+#include "cityhall/positions.hpp"
 #include "common/cli.hpp"
 
 using namespace lockstep;
@@ -24,10 +26,7 @@ void add_server_options(CLI::App& to, node_options& options) {
 
 CLI::App& add_client_command(program& p, CLI::App& client, const char* name, const char* text, const char* command_line,
                              client_command& options, exit_code (*run)(const client_command&)) {
-  CLI::App& command = p.add_command(client, name, text, {{"for example", command_line}},
-                                    [&options, run] { return run(options); });
-  add_output(command, options.format);
-  return command;
+  return p.add_command(client, name, text, {{"for example", command_line}}, [&options, run] { return run(options); });
 }
 
 }  // namespace
@@ -80,6 +79,7 @@ int main(int argc, char** argv) {
                                     {"read", "cityhall client --addr 127.0.0.1:7878 get city"}});
   add_address(client, "--addr", client_options.addr, "Where to connect");
   add_duration(client, "--timeout", client_options.timeout, "How long to wait for connection and answer");
+  add_output(client, client_options.format);
   client.add_flag("--raw", client_options.raw, "Print bytes as they are, not escaped");
   CLI::App& put = add_client_command(p, client, "put", "Set a key.", "cityhall client --addr H:P put city Nairobi",
                                      client_options, client_put);
@@ -88,8 +88,8 @@ int main(int argc, char** argv) {
   CLI::App& get = add_client_command(p, client, "get", "Print a key's value.", "cityhall client --addr H:P get city",
                                      client_options, client_get);
   get.add_option("key", client_options.key)->required();
-  get.add_option("--min-position", client_options.min_position,
-                 "Answer from a state that holds this index (of put's answer), waiting for it");
+  add_parsed(get, "--min-position", client_options.min_position, parse_position, "POSITION",
+             "Answer from a state that holds this write, waiting for it: what put printed, in quotes");
   CLI::App& del = add_client_command(p, client, "del", "Remove a key.", "cityhall client --addr H:P del city",
                                      client_options, client_del);
   del.add_option("key", client_options.key)->required();

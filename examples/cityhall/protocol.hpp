@@ -20,10 +20,11 @@ enum method : std::uint32_t { put_method = 1, del_method, get_method, scan_metho
 
 /// What a handler refuses with: rpc_status::remote_code().
 enum refused : std::uint32_t {
-  refused_not_leader = 1,   ///< the text names the leader
+  refused_not_leader = 1,  ///< the text names the leader
   refused_too_large = 2,
   refused_malformed = 3,
-  refused_storage = 4,      ///< the log failed; whether the change survives is unknown
+  refused_storage = 4,  ///< the log failed; whether the change survives is unknown
+  refused_lost = 5,     ///< get: the history goes on without the record at min_position
 };
 
 /// put and del.
@@ -63,18 +64,18 @@ struct change_reply {
 
 struct get_request {
   std::string_view key;
-  index_t min_index = 0;   ///< answer from a state that holds this record
+  position min_position;  ///< answer from a state that holds this record; index 0: from any
 
   [[nodiscard]] byte_buffer encode() const {
     byte_buffer bytes;
-    field_writer(bytes).text(key).number(min_index);
+    field_writer(bytes).text(key).at(min_position);
     return bytes;
   }
   static std::optional<get_request> decode(bytes_view bytes) noexcept {
     field_reader from(bytes);
     get_request found;
     found.key = from.text();
-    found.min_index = from.number<std::uint64_t>();
+    found.min_position = from.at();
     if (!from.complete()) return std::nullopt;
     return found;
   }
@@ -147,7 +148,7 @@ struct status_reply {
   totals counts;
   std::uint64_t keys = 0;
   std::uint64_t followers = 0;
-  std::string leader;         ///< where writes go
+  std::string leader;  ///< where writes go
   std::string health;
 
   void encode(byte_buffer& to) const {

@@ -18,8 +18,11 @@ namespace lockstep::cityhall {
 struct replica_events {
   std::function<void(const std::string& text)> info = [](const std::string&) {};
   std::function<void(const std::string& text)> warning = [](const std::string&) {};
+  /// Of a catch-up, in records; of a snapshot, in bytes. It has ended when done == total.
   std::function<void(std::uint64_t done, std::uint64_t total)> progress = [](std::uint64_t, std::uint64_t) {};
-  std::function<void()> changed = [] {};  ///< health or position changed
+  std::function<void(std::uint64_t done, std::uint64_t total)> snapshot_progress = [](std::uint64_t, std::uint64_t) {};
+  std::function<void()> health_changed = [] {};  ///< told before the text that says so
+  std::function<void()> position_changed = [] {};
 };
 
 struct replica_options {
@@ -116,12 +119,14 @@ class basic_replica : follower_events {
   }
 
   void tell(const link_report& line) {
+    events_.health_changed();
     if (line.state == link_state::waiting && line.error) {
       const auto wait = std::chrono::duration_cast<std::chrono::milliseconds>(line.next_attempt - env_.now());
-      events_.warning("disconnected from leader " + line.where.to_string() + ": " + line.text +
-                      "; next attempt in " + std::to_string(wait.count()) + " ms");
+      events_.warning("disconnected from leader " + line.where.to_string() + ": " + line.text + "; next attempt in " +
+                      std::to_string(wait.count()) + " ms");
+      events_.progress(0, 0);
+      events_.snapshot_progress(0, 0);
     }
-    events_.changed();
   }
 
   void tell(const server_event& event) {
@@ -135,19 +140,24 @@ class basic_replica : follower_events {
   void subscribed(const position& have, index_t source_last) override {
     catching_up_from_ = have.index;
     catching_up_to_ = source_last;
+    events_.health_changed();
     if (source_last > have.index) {
       events_.info("connected to leader " + options_.leader.to_string() + ", behind by " +
                    std::to_string(source_last - have.index));
     } else {
       events_.info("connected to leader " + options_.leader.to_string());
     }
-    events_.changed();
   }
 
   void caught_up(const position& at) override {
-    events_.info("caught up at index " + std::to_string(at.index));
-    events_.progress(catching_up_to_ - catching_up_from_, catching_up_to_ - catching_up_from_);
-    events_.changed();
+    events_.health_changed();
+    tasks_.spawn(tell_caught_up(at));
+  }
+
+  // After the segments that it took.
+  awaitable<void> tell_caught_up(position at) {
+    const std::error_code ec = co_await store_.holding(at);
+    if (!ec) events_.info("caught up at index " + std::to_string(at.index));
   }
 
   void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) override {
@@ -155,7 +165,7 @@ class basic_replica : follower_events {
                     std::to_string(common.epoch) + "): records " + std::to_string(first_lost) + " to " +
                     std::to_string(last_lost) + " are not the leader's" +
                     (saved_to.empty() ? std::string() : ", saved to " + saved_to + " and cut off"));
-    events_.changed();
+    if (options_.on_divergence != repair::stop) store_.give_up_snapshot_behind(common.index);
   }
 
   awaitable<void> snapshot_begin(position upto, std::uint64_t size) override {
@@ -168,13 +178,13 @@ class basic_replica : follower_events {
   }
   awaitable<void> snapshot_chunk(bytes_view bytes) override {
     arriving_.append(bytes);
-    events_.progress(arriving_.size(), arriving_size_);
+    events_.snapshot_progress(arriving_.size(), arriving_size_);
     co_return;
   }
   awaitable<void> snapshot_end() override {
     const auto summary = read_snapshot_summary(arriving_.view());
     if (!summary || summary->at != arriving_upto_) throw std::system_error(errc::corrupt, "the leader's snapshot");
-    co_await store_.store_snapshot(arriving_.view());
+    co_await store_.install_snapshot(arriving_.view(), summary->at);
     arriving_ = byte_buffer();
     events_.info("snapshot installed");
   }
@@ -187,14 +197,16 @@ class basic_replica : follower_events {
       const std::uint32_t entries = segment ? segment->count() : 0;
       // A long catch-up is told of by its progress.
       const bool few = catching_up_to_ - catching_up_from_ <= 1000 || applied.index > catching_up_to_;
-      if (few) events_.info("synced segment " + std::to_string(store_.state().counts().segments) + " (" +
-                   std::to_string(entries) + (entries == 1 ? " entry" : " entries") + ") at index " +
-                   std::to_string(applied.index));
+      if (few) {
+        events_.info("synced segment " + std::to_string(store_.state().counts().segments) + " (" +
+                     std::to_string(entries) + (entries == 1 ? " entry" : " entries") + ") at index " +
+                     std::to_string(applied.index));
+      }
     }
-    if (applied.index < catching_up_to_) {
+    if (applied.index <= catching_up_to_) {
       events_.progress(applied.index - catching_up_from_, catching_up_to_ - catching_up_from_);
     }
-    events_.changed();
+    events_.position_changed();
   }
 
   awaitable<void> refuse_write(rpc_reply& out) {

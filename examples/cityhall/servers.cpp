@@ -20,18 +20,20 @@ namespace {
 using examples::exit_code;
 using examples::exit_error;
 
-store_options to_store_options(const node_options& from) {
+store_options to_store_options(const node_options& from, bool start_over) {
   store_options options;
   options.log.sync = from.sync;
   options.log.segment_bytes = from.segment_bytes;
   options.snapshot_every = from.snapshot_every;
   options.retain_bytes = from.retain_bytes;
+  options.start_over = start_over;
   return options;
 }
 
-awaitable<std::unique_ptr<basic_store<real::env>>> open_store(real::env& env, const node_options& options) {
+awaitable<std::unique_ptr<basic_store<real::env>>> open_store(real::env& env, const node_options& options,
+                                                              bool start_over) {
   try {
-    co_return co_await basic_store<real::env>::open(env, options.data_dir, to_store_options(options));
+    co_return co_await basic_store<real::env>::open(env, options.data_dir, to_store_options(options, start_over));
   } catch (const store_locked& locked) {
     throw examples::data_dir_locked(locked.directory(), locked.pid());
   } catch (const store_corrupt& corrupt) {
@@ -58,30 +60,52 @@ real::acceptor listen(real::env& env, const std::string& host, std::uint16_t por
   return acceptor;
 }
 
-/// Runs `serve` to its end; the first signal starts `stop`, which brings that about.
-awaitable<void> until_signalled(real::env& env, awaitable<void> serve, std::function<awaitable<void>()> stop) {
-  task_group stopping(env.get_executor());
-  examples::signal_drain signals(env.get_executor(), [&](int signal_number) {
-    examples::component_logger("cityhall")->info("stopping on signal {}; once more to stop at once", signal_number);
-    stopping.spawn(stop());
-  });
-  std::exception_ptr failure;
-  try {
-    co_await std::move(serve);
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when the stopping has ended
+/// Takes the first signal from its construction on, so that one that comes early ends a node as cleanly as a late one.
+class stop_signal {
+ public:
+  explicit stop_signal(const asio::any_io_executor& executor)
+      : stopping_(executor), drain_(executor, [this](int signal_number) {
+          examples::component_logger("cityhall")
+              ->info("stopping on signal {}; once more to stop at once", signal_number);
+          came_ = true;
+          if (stop_) stopping_.spawn(stop_());
+        }) {}
+
+  /// Runs `serve` to its end, which the signal brings about by `stop`; not at all when the signal came before.
+  awaitable<void> run_until(awaitable<void> serve, std::function<awaitable<void>()> stop) {
+    if (came_) co_return;
+    stop_ = std::move(stop);
+    std::exception_ptr failure;
+    try {
+      co_await std::move(serve);
+    } catch (...) {
+      failure = std::current_exception();  // rethrown when the stopping has ended
+    }
+    stop_ = nullptr;
+    co_await stopping_.join();
+    if (failure) std::rethrow_exception(failure);
   }
-  signals.stop();
-  co_await stopping.join();
-  if (failure) std::rethrow_exception(failure);
-}
+
+  /// Nothing waits for signals any more.
+  void dismiss() { drain_.stop(); }
+
+ private:
+  task_group stopping_;
+  std::function<awaitable<void>()> stop_;
+  bool came_ = false;
+  examples::signal_drain drain_;
+};
 
 /// Runs `work` on an io_context of its own to its end.
-void run_to_end(const std::function<awaitable<void>(real::env&)>& work) {
+void run_to_end(const std::function<awaitable<void>(real::env&, stop_signal&)>& work) {
   asio::io_context io(1);
   real::env env(io.get_executor());
+  stop_signal signal(io.get_executor());
   std::exception_ptr failure;
-  asio::co_spawn(io, work(env), [&failure](std::exception_ptr ended) { failure = ended; });
+  asio::co_spawn(io, work(env, signal), [&](std::exception_ptr ended) {
+    failure = ended;
+    signal.dismiss();
+  });
   io.run();
   if (failure) std::rethrow_exception(failure);
 }
@@ -100,7 +124,8 @@ void run_to_end(const std::function<awaitable<void>(real::env&)>& work) {
   }
 }
 
-awaitable<void> lead_with(real::env& env, basic_store<real::env>& store, const leader_command& command) {
+awaitable<void> lead_with(real::env& env, stop_signal& signal, basic_store<real::env>& store,
+                          const leader_command& command) {
   const auto log = examples::component_logger("leader");
   real::acceptor clients = listen(env, command.server.host, command.port);
   real::acceptor replicas = listen(env, command.server.host, command.replication_port);
@@ -116,15 +141,15 @@ awaitable<void> lead_with(real::env& env, basic_store<real::env>& store, const l
   examples::print_ready({{"clients", clients_at}, {"replication", replicas_at}});
   awaitable<void> serve = leader.run(std::move(clients), std::move(replicas));
   std::function<awaitable<void>()> stop = [&leader] { return leader.close(); };
-  co_await until_signalled(env, std::move(serve), stop);
+  co_await signal.run_until(std::move(serve), stop);
 }
 
-awaitable<void> lead(real::env& env, leader_command command) {
-  auto store = co_await open_store(env, command.server);
+awaitable<void> lead(real::env& env, stop_signal& signal, leader_command command) {
+  auto store = co_await open_store(env, command.server, false);
   tell_recovery(*examples::component_logger("leader"), *store);
   std::exception_ptr failure;
   try {
-    co_await lead_with(env, *store, command);
+    co_await lead_with(env, signal, *store, command);
   } catch (...) {
     failure = std::current_exception();  // rethrown when the store is closed
   }
@@ -133,7 +158,8 @@ awaitable<void> lead(real::env& env, leader_command command) {
   examples::component_logger("leader")->info("stopped at index {}", store->state().at().index);
 }
 
-/// Keeps status.json true: when something changed, at most ten times a second, and once a second anyway.
+/// Keeps status.json true: a change of health is written at once, a new position at most ten times a second, and all
+/// once a second anyway.
 class note_keeper {
  public:
   note_keeper(real::env& env, basic_store<real::env>& store, const replica_command& command)
@@ -156,16 +182,15 @@ class note_keeper {
       changed_ = false;
     }
   }
-  /// A change of health is written at once, everything else when the time has come.
-  void changed() {
-    changed_ = true;
-    if (replica_ && replica_->health() != note_.health) write();
+  void position_changed() { changed_ = true; }
+  void health_changed() {
+    if (replica_) write();
   }
   void stopped(const std::string& health) {
     replica_ = nullptr;
     note_.running = false;
     note_.health = health;
-    write_note(store_.directory(), note_);
+    write_out();
   }
 
  private:
@@ -175,7 +200,16 @@ class note_keeper {
     if (state.last_contact.time_since_epoch().count() != 0) {
       note_.last_sync_ns = state.last_contact.time_since_epoch().count();
     }
-    write_note(store_.directory(), note_);
+    write_out();
+  }
+  // A note that can't be written is no reason to stop following.
+  void write_out() {
+    try {
+      write_note(store_.directory(), note_);
+      failed_ = false;
+    } catch (const std::system_error& error) {
+      if (!std::exchange(failed_, true)) examples::component_logger("replica")->warn("{}", error.what());
+    }
   }
 
   basic_store<real::env>& store_;
@@ -183,28 +217,46 @@ class note_keeper {
   real::timer timer_;
   replica_note note_;
   bool changed_ = false;
+  bool failed_ = false;
 };
 
-awaitable<void> follow_with(real::env& env, basic_store<real::env>& store, note_keeper& note,
+/// A bar on a terminal, and a line now and then elsewhere, for what takes more than `short_below`.
+class catch_up_bar {
+ public:
+  catch_up_bar(std::string label, examples::progress_unit unit, std::uint64_t short_below, spdlog::logger& log)
+      : short_below_(short_below) {
+    options_.label = std::move(label);
+    options_.unit = unit;
+    options_.log = [&log](const std::string& line) { log.info("{}", line); };
+  }
+
+  void update(std::uint64_t done, std::uint64_t total) {
+    if (!bar_ && done < total && total > short_below_) bar_.emplace(options_);
+    if (!bar_) return;
+    bar_->update(done, total);
+    if (done >= total) bar_.reset();
+  }
+
+ private:
+  const std::uint64_t short_below_;
+  examples::progress_options options_;
+  std::optional<examples::progress> bar_;
+};
+
+awaitable<void> follow_with(real::env& env, stop_signal& signal, basic_store<real::env>& store, note_keeper& note,
                             const replica_command& command) {
   const auto log = examples::component_logger("replica");
   std::optional<real::acceptor> readers;
   if (command.port) readers.emplace(listen(env, command.server.host, *command.port));
-  examples::progress_options bar_options;
-  bar_options.label = "catching up";
-  std::optional<examples::progress> bar;
+  catch_up_bar records("catching up", examples::progress_unit::records, 1000, *log);
+  catch_up_bar snapshot("taking the snapshot", examples::progress_unit::bytes, std::uint64_t{1} << 20, *log);
   replica_events events;
   events.info = [log](const std::string& text) { log->info("{}", text); };
   events.warning = [log](const std::string& text) { log->warn("{}", text); };
-  events.changed = [&note] { note.changed(); };
-  events.progress = [&](std::uint64_t done, std::uint64_t total) {
-    if (!bar && done < total && total > 1000) bar.emplace(bar_options);
-    if (!bar) return;
-    bar->update(done, total);
-    if (done < total) return;
-    bar->finish();
-    bar.reset();
-  };
+  events.health_changed = [&note] { note.health_changed(); };
+  events.position_changed = [&note] { note.position_changed(); };
+  events.progress = [&records](std::uint64_t done, std::uint64_t total) { records.update(done, total); };
+  events.snapshot_progress = [&snapshot](std::uint64_t done, std::uint64_t total) { snapshot.update(done, total); };
   replica_options options;
   options.leader = *command.leader;
   options.id = command.id;
@@ -222,7 +274,7 @@ awaitable<void> follow_with(real::env& env, basic_store<real::env>& store, note_
   std::function<awaitable<void>()> stop = [&replica] { return replica.close(); };
   std::exception_ptr failure;
   try {
-    co_await until_signalled(env, std::move(serve), stop);
+    co_await signal.run_until(std::move(serve), stop);
   } catch (...) {
     failure = std::current_exception();  // rethrown when the noting has ended
   }
@@ -231,14 +283,14 @@ awaitable<void> follow_with(real::env& env, basic_store<real::env>& store, note_
   if (failure) std::rethrow_exception(failure);
 }
 
-awaitable<void> follow(real::env& env, replica_command command) {
-  auto store = co_await open_store(env, command.server);
+awaitable<void> follow(real::env& env, stop_signal& signal, replica_command command) {
+  auto store = co_await open_store(env, command.server, true);
   tell_recovery(*examples::component_logger("replica"), *store);
   note_keeper note(env, *store, command);
   std::exception_ptr failure;
   std::string health = "stopped";
   try {
-    co_await follow_with(env, *store, note, command);
+    co_await follow_with(env, signal, *store, note, command);
   } catch (const std::exception& error) {
     failure = std::current_exception();  // rethrown when the store is closed
     health = std::string("failed: ") + error.what();
@@ -254,7 +306,7 @@ awaitable<void> follow(real::env& env, replica_command command) {
 exit_code run_leader(const leader_command& command) {
   if (command.server.data_dir.empty()) throw examples::usage_error("--data-dir is required");
   try {
-    run_to_end([&command](real::env& env) { return lead(env, command); });
+    run_to_end([&command](real::env& env, stop_signal& signal) { return lead(env, signal, command); });
   } catch (const std::exception&) {
     rethrow_named(command.server);
   }
@@ -265,7 +317,7 @@ exit_code run_replica(const replica_command& command) {
   if (command.server.data_dir.empty()) throw examples::usage_error("--data-dir is required");
   if (!command.leader) throw examples::usage_error("--leader is required");
   try {
-    run_to_end([&command](real::env& env) { return follow(env, command); });
+    run_to_end([&command](real::env& env, stop_signal& signal) { return follow(env, signal, command); });
   } catch (const std::system_error& error) {
     if (error.code() == errc::diverged) throw exit_error(exit_code::negative, error.what());
     rethrow_named(command.server);

@@ -18,7 +18,7 @@ Request decode_or_refuse(bytes_view arguments) {
   return *request;
 }
 
-/// Answers get, scan and watch from `store`, which outlives the service. get waits for its min_index.
+/// Answers get, scan and watch from `store`, which outlives the service. get waits for its min_position.
 template <environment Env>
 void serve_reads(rpc_service& service, basic_store<Env>& store) {
   service.on(get_method, [&store](const rpc_request& in, rpc_reply& out) { return answer_get(store, in, out); });
@@ -31,7 +31,14 @@ void serve_reads(rpc_service& service, basic_store<Env>& store) {
 template <environment Env>
 awaitable<void> answer_get(basic_store<Env>& store, const rpc_request& in, rpc_reply& out) {
   const get_request request = decode_or_refuse<get_request>(in.arguments);
-  const std::error_code ec = co_await store.applied(request.min_index);
+  const std::error_code ec = co_await store.holding(request.min_position);
+  if (ec == errc::diverged) {
+    const position& wanted = request.min_position;
+    throw rpc_error(refused_lost, "the record of epoch " + std::to_string(wanted.epoch) + " at index " +
+                                      std::to_string(wanted.index) +
+                                      " is lost: the history goes on without it, at epoch " +
+                                      std::to_string(store.state().at().epoch));
+  }
   if (ec) throw std::system_error(ec);
   get_reply::encode(out.body(), store.state().at(), store.state().find(request.key));
 }

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -66,6 +67,7 @@ directory_contents read_contents(real::env& env, const std::string& directory) {
   } else if (ec != std::errc::no_such_file_or_directory) {
     throw std::system_error(ec, "cannot read " + snapshot_path(directory));
   }
+  if (!std::filesystem::exists(log_path(directory))) return contents;
   verify_options options;
   options.depth = verify_depth::tail;
   verified_log log = verify_log(env, log_path(directory), options);

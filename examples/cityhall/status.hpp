@@ -27,7 +27,8 @@ struct replica_note {
   static std::optional<replica_note> from_json(const std::string& text);
 };
 
-/// What the directory's snapshot and log hold: counted from the records, whatever the note says.
+/// What the directory's snapshot and log hold, nothing if no node ever started there: counted from the records,
+/// whatever the note says.
 struct directory_contents {
   recovery_report report;
   position at;

@@ -8,6 +8,7 @@
 // double-counts.
 #pragma once
 
+#include "cityhall/history.hpp"
 #include "cityhall/snapshot.hpp"
 
 #include <lockstep/catchup/source_options.hpp>
@@ -28,8 +29,9 @@ struct store_options {
   store_options() {}
 
   log_options log;
-  std::uint64_t snapshot_every = 1'000'000;  ///< records after which a snapshot is written; 0: never
+  std::uint64_t snapshot_every = 1'000'000;             ///< records after which a snapshot is written; 0: never
   std::uint64_t retain_bytes = std::uint64_t{1} << 30;  ///< log kept behind a snapshot for replicas that lag
+  bool start_over = false;  ///< what no snapshot continues any more is dropped: a replica gets everything again
 };
 
 /// Thrown by open() when stored data is damaged; what() names the range and the reason.
@@ -76,27 +78,33 @@ class basic_store : public snapshot_provider {
   /// Told of each record after it was applied.
   std::function<void(const record&)> on_applied;
 
-  /// Waits until the record at `index` is applied. @return nothing, or closed, or operation_aborted.
-  awaitable<std::error_code> applied(index_t index) {
-    while (state_.at().index < index) {
-      if (stopped_) co_return errc::closed;
+  /// Waits until the state holds the record at `wanted`; see holds().
+  /// @return nothing; diverged when it never will, closed, operation_aborted.
+  awaitable<std::error_code> holding(position wanted) {
+    while (!stopped_) {
+      const held found = applied_holds(wanted);
+      if (found == held::never) co_return errc::diverged;
+      if (found == held::yes) co_return std::error_code();
       const std::error_code ec = co_await applied_.wait();
       if (is_cancelled(ec)) co_return ec;
     }
-    co_return std::error_code();
+    co_return errc::closed;
   }
 
   /// Applies records as they become durable, and writes snapshots, until close(). Its failure is the node's.
   awaitable<void> run() {
     for (;;) {
+      while (rewinds_ != log_->rewinds()) {
+        if (!rebuild()) co_await start_over();
+      }
+      apply_new();
+      if (snapshot_is_due()) {
+        co_await write_snapshot();
+        continue;  // records may have been taken back meanwhile
+      }
       const std::error_code ec = co_await log_->readable(state_.at().index + 1, visibility::durable);
       if (ec == errc::closed) co_return;
       if (ec) throw std::system_error(ec, directory_);
-      if (rewinds_ != log_->rewinds()) rebuild();
-      apply_new();
-      if (options_.snapshot_every != 0 && state_.at().index >= snapshot_.index + options_.snapshot_every) {
-        co_await write_snapshot();
-      }
     }
   }
 
@@ -104,40 +112,51 @@ class basic_store : public snapshot_provider {
   awaitable<void> write_snapshot() {
     const byte_buffer bytes = encode_snapshot(state_);
     const position at = state_.at();
-    co_await store_snapshot(bytes.view());
+    const std::uint64_t given_up = given_up_;
+    co_await store_snapshot(bytes.view(), at);
+    if (given_up != given_up_) co_return;
     retention limits;
     limits.max_bytes = options_.retain_bytes;
     (void)co_await log_->apply_retention(limits, at.index);
   }
 
-  /// D1. One at a time; an older snapshot than the stored one changes nothing, since the log may already continue that
-  /// one only. @param bytes  an encoded snapshot; stays until this returns.
-  awaitable<void> store_snapshot(bytes_view bytes) {
-    const auto summary = read_snapshot_summary(bytes);
-    assert(summary);
+  /// D1. Makes a leader's snapshot durable; the log is reset behind it afterwards, and until then no other one is
+  /// stored. @param bytes  an encoded snapshot at `at`; stay until this returns.
+  awaitable<void> install_snapshot(bytes_view bytes, position at) {
+    changing_ = true;
     while (storing_) (void)co_await stored_.wait_uncancellable();
-    if (summary->at.index <= snapshot_.index) co_return;
-    const storing_mark mark(*this);
-    const std::string path = snapshot_path(directory_);
+    co_await store_snapshot(bytes, at);
+  }
+
+  /// The records behind `kept` are about to be taken back: a snapshot that holds some of them goes before them, also
+  /// one that is being written. A kill at any moment leaves a log with its snapshot, or one that starts over.
+  void give_up_snapshot_behind(index_t kept) {
+    ++given_up_;
+    changing_ = true;
+    if (snapshot_.index <= kept) return;
     std::error_code ec;
-    typename Env::file to = env_.open(path + ".tmp", open_mode::truncate, ec);
-    if (!ec) ec = co_await to.pwrite_datasync(0, {&bytes, 1}, sync_on::disk_thread);
-    if (!ec) env_.rename(path + ".tmp", path, ec);
-    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
-    if (ec) throw std::system_error(ec, "cannot write " + path);
-    snapshot_ = summary->at;
+    env_.remove(snapshot_path(directory_), ec);
+    if (ec) throw std::system_error(ec, "cannot remove " + snapshot_path(directory_));
+    snapshot_ = position{};
   }
 
   std::optional<snapshot_image> latest() override {
-    if (snapshot_.index == 0) return std::nullopt;
     const auto kept = map_snapshot();
     // A newer one may have taken the name already while its directory is being synced: what the bytes say counts.
     const auto summary = kept ? read_snapshot_summary(kept->bytes()) : std::nullopt;
-    if (!summary) return std::nullopt;
     snapshot_image image;
-    image.upto = summary->at;
-    image.bytes = kept->bytes();
-    image.owner = kept;
+    if (summary) {
+      image.upto = summary->at;
+      image.bytes = kept->bytes();
+      image.owner = kept;
+    } else {
+      // The log still begins at the beginning: what is applied is as durable.
+      if (state_.at().index == 0) return std::nullopt;
+      const auto encoded = std::make_shared<byte_buffer>(encode_snapshot(state_));
+      image.upto = state_.at();
+      image.bytes = encoded->view();
+      image.owner = encoded;
+    }
     return image;
   }
 
@@ -159,6 +178,36 @@ class basic_store : public snapshot_provider {
     }
     basic_store& of;
   };
+
+  [[nodiscard]] bool snapshot_is_due() const {
+    return options_.snapshot_every != 0 && !changing_ && !storing_ &&
+           state_.at().index >= snapshot_.index + options_.snapshot_every;
+  }
+
+  // One at a time.
+  awaitable<void> store_snapshot(bytes_view bytes, position at) {
+    assert(!storing_);
+    const storing_mark mark(*this);
+    const std::uint64_t given_up = given_up_;
+    const std::string path = snapshot_path(directory_);
+    std::error_code ec;
+    typename Env::file to = env_.open(path + ".tmp", open_mode::truncate, ec);
+    if (!ec) ec = co_await to.pwrite_datasync(0, {&bytes, 1}, sync_on::disk_thread);
+    if (!ec && given_up != given_up_) co_return;
+    if (!ec) {
+      env_.rename(path + ".tmp", path, ec);
+      if (!ec) snapshot_ = at;
+    }
+    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
+    if (ec) throw std::system_error(ec, "cannot write " + path);
+  }
+
+  held applied_holds(const position& wanted) {
+    if (wanted == state_.at()) return held::yes;
+    if (rewinds_ != log_->rewinds()) return held::not_yet;  // the state is of records that may be gone
+    const bool known = wanted.index >= log_->base().index && wanted.index <= state_.at().index;
+    return holds(wanted, log_->base(), state_.at(), known ? log_->position_at(wanted.index) : std::nullopt);
+  }
 
   // Null when there is none.
   std::shared_ptr<typename Env::mapping> map_snapshot() {
@@ -186,20 +235,34 @@ class basic_store : public snapshot_provider {
   }
 
   // From the snapshot and the log, after records were taken back or replaced by a snapshot.
-  void rebuild() {
+  // @return false when the log begins behind the snapshot's record, or another one.
+  bool rebuild() {
     rewinds_ = log_->rewinds();
+    changing_ = false;
     load_snapshot();
-    if (log_->position_at(state_.at().index) != state_.at()) {
-      // The snapshot is of records that are not the log's any more.
-      if (log_->base().index != 0) {
-        throw store_corrupt("the log in " + directory_ + " does not continue the snapshot at index " +
-                            std::to_string(state_.at().index));
-      }
+    const bool continues = log_->position_at(state_.at().index) == state_.at();
+    if (!continues) {
       state_ = kv_state();
       snapshot_ = position{};
     }
     place_ = typename basic_append_log<Env>::read_place();
     place_.next = state_.at().index + 1;
+    applied_.notify_all();
+    return continues || log_->base().index == 0;
+  }
+
+  // The snapshot first: whatever is killed in between starts over again.
+  awaitable<void> start_over() {
+    if (!options_.start_over) {
+      throw store_corrupt("the log in " + directory_ + " begins behind index " + std::to_string(log_->base().index) +
+                          ", and no snapshot stands for what came before");
+    }
+    std::error_code ec;
+    env_.remove(snapshot_path(directory_), ec);
+    if (ec == std::errc::no_such_file_or_directory) ec.clear();
+    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
+    if (ec) throw std::system_error(ec, "cannot remove " + snapshot_path(directory_));
+    co_await log_->reset(position{});
   }
 
   void apply_new() {
@@ -229,6 +292,8 @@ class basic_store : public snapshot_provider {
   std::uint64_t rewinds_ = 0;
   bool stopped_ = false;
   bool storing_ = false;
+  bool changing_ = false;       // the log is about to be: what is applied must not become a snapshot any more
+  std::uint64_t given_up_ = 0;  // how often a snapshot was
   wait_list stored_;
   wait_list applied_;
 };
@@ -256,7 +321,7 @@ awaitable<std::unique_ptr<basic_store<Env>>> basic_store<Env>::open(Env& env, st
   store->log_ = std::move(opened.log);
   // A crash between a snapshot's installation and the log's reset.
   if (store->snapshot_.index > store->log_->last().index) co_await store->log_->reset(store->snapshot_);
-  store->rebuild();
+  while (!store->rebuild()) co_await store->start_over();
   store->apply_new();
   co_return store;
 }
