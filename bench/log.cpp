@@ -54,11 +54,16 @@ measurement append_limit(std::size_t payload_bytes) {
   return {watch.seconds(), count, 0};
 }
 
-// A log that lives on while the benchmark's iterations fill one segment after the other.
+log_options without_sync() {
+  log_options options;
+  options.sync = sync_policy::never;
+  return options;
+}
+
+// A log that lives on while one segment after the other is filled.
 struct appending_log {
-  explicit appending_log(std::size_t payload_bytes) : source(payload_bytes), payload(payload_bytes) {
-    log_options options;
-    options.sync = sync_policy::never;
+  explicit appending_log(std::size_t payload_bytes, const log_options& options = without_sync())
+      : source(payload_bytes), payload(payload_bytes) {
     on.run(open_into(log, on.env, directory.path(), options));
   }
   ~appending_log() { on.run(log->close()); }
@@ -115,7 +120,12 @@ measurement append_to_recycled_segment(std::size_t payload_bytes) {
 
 constexpr std::size_t durable_payload = 100;
 constexpr std::size_t warm_up_rounds = 50;
-constexpr std::size_t rounds = 1500;
+
+// All of them fit into one segment of the default size.
+std::size_t timed_rounds(std::size_t waiters) {
+  constexpr std::size_t most = 1500;
+  return std::min(most, timed_bytes / log_format::record_bytes(durable_payload) / waiters);
+}
 
 // One write of everybody's payload and one fdatasync a round, on a file of zeros.
 measurement durable_limit(std::size_t waiters) {
@@ -136,6 +146,7 @@ measurement durable_limit(std::size_t waiters) {
     write_all(file.get(), buffer.data(), buffer.size());
     if (::fdatasync(file.get()) != 0) throw_errno("fdatasync");
   };
+  const std::size_t rounds = timed_rounds(waiters);
   for (std::size_t i = 0; i < warm_up_rounds; ++i) round();
   const stopwatch watch;
   for (std::size_t i = 0; i < rounds; ++i) round();
@@ -155,20 +166,18 @@ awaitable<void> append_durably_together(append_log& log, payloads& source, std::
   co_await tasks.join();
 }
 
-measurement durable_append(std::size_t waiters, sync_on where) {
-  const temporary directory("durable-log");
-  node on;
+enum class segment_state { fresh, recycled };
+
+measurement durable_append(std::size_t waiters, sync_on where, segment_state state) {
   log_options options;
   options.sync_where = where;
-  std::unique_ptr<append_log> log;
-  on.run(open_into(log, on.env, directory.path(), options));
-  payloads source(durable_payload);
-  on.run(append_durably_together(*log, source, waiters, warm_up_rounds));
+  appending_log in(durable_payload, options);
+  while (state == segment_state::recycled && !in.in_recycled_segment()) in.on.run(in.roll_and_compact());
+  in.on.run(append_durably_together(*in.log, in.source, waiters, warm_up_rounds));
+  const std::size_t rounds = timed_rounds(waiters);
   const stopwatch watch;
-  on.run(append_durably_together(*log, source, waiters, rounds));
-  const double seconds = watch.seconds();
-  on.run(log->close());
-  return {seconds, rounds * waiters, 0};
+  in.on.run(append_durably_together(*in.log, in.source, waiters, rounds));
+  return {watch.seconds(), rounds * waiters, 0};
 }
 
 const bool registered = [] {
@@ -181,12 +190,16 @@ const bool registered = [] {
     add(what + "/recycled/lockstep", 1, [size] { return append_to_recycled_segment(size.bytes); });
   }
   for (const std::size_t waiters : {1, 8, 64, 512}) {
-    const std::string what = "durable/" + std::to_string(waiters);
     const auto limit = [waiters] { return durable_limit(waiters); };
-    add(what + "/inline/limit", 1, limit);
-    add(what + "/inline/lockstep", 1, [waiters] { return durable_append(waiters, sync_on::caller); });
-    add(what + "/offloaded/limit", 1, limit);
-    add(what + "/offloaded/lockstep", 1, [waiters] { return durable_append(waiters, sync_on::disk_thread); });
+    const auto add_pair = [&](const std::string& variant, sync_on where, segment_state state) {
+      const std::string what = "durable/" + std::to_string(waiters) + "/" + variant;
+      add(what + "/limit", 1, limit);
+      add(what + "/lockstep", 1, [=] { return durable_append(waiters, where, state); });
+    };
+    add_pair("inline", sync_on::caller, segment_state::recycled);
+    add_pair("inline_new", sync_on::caller, segment_state::fresh);
+    add_pair("offloaded", sync_on::disk_thread, segment_state::recycled);
+    add_pair("offloaded_new", sync_on::disk_thread, segment_state::fresh);
   }
   return true;
 }();

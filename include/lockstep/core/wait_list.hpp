@@ -9,7 +9,11 @@
 #include "lockstep/core/detail/held_handler.hpp"
 #include "lockstep/core/detail/wait_registry.hpp"
 
+#include <cstdint>
+#include <exception>
+#include <optional>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 namespace lockstep {
@@ -34,6 +38,7 @@ class wait_list : detail::wait_registry::member {
     wait_list* list_ = nullptr;  // null once notified or cancelled
     place* previous_ = nullptr;
     place* next_ = nullptr;
+    std::uint64_t number_ = 0;
     std::error_code result_{};
     asio::cancellation_slot slot_{};
   };
@@ -69,6 +74,18 @@ class wait_list : detail::wait_registry::member {
     co_return self.result();
   }
 
+  /// The cheapest wait: `how` and the place lie in the only coroutine frame that it takes.
+  /// @param how  moved into the frame, and has
+  ///   - `std::uint64_t number`, what notify_up_to() compares;
+  ///   - `std::optional<std::error_code> begin()`, called when the wait begins: what it ends with at once, if it does;
+  ///   - `std::exception_ptr end(std::error_code)`, called when the coroutine resumes: what wait_as() throws, or null.
+  ///     The code is the one given to notify, or operation_aborted.
+  template <class How>
+  awaitable<void> wait_as(How how) {
+    return asio::async_initiate<const asio::use_awaitable_t<>, void(std::exception_ptr)>(
+        start_as<How>(*this, std::move(how)), use_awaitable);
+  }
+
   /// Resumes the longest waiting coroutine, if any. @return whether there was one.
   bool notify_one(std::error_code result = {}) {
     if (empty()) return false;
@@ -79,6 +96,20 @@ class wait_list : detail::wait_registry::member {
   /// Resumes every coroutine that waits now.
   void notify_all(std::error_code result = {}) {
     if (!empty()) resume(std::move(waiting_), result);
+  }
+
+  /// Resumes the coroutines in wait_as() whose number is at most `limit`. Another wait has the number 0.
+  void notify_up_to(std::uint64_t limit) {
+    list woken;
+    for (place* each = waiting_.head; each;) {
+      place* const next = each->next_;
+      if (each->number_ <= limit) {
+        waiting_.unlink(each);
+        woken.push_back(each);
+      }
+      each = next;
+    }
+    if (woken.head) resume(std::move(woken), {});
   }
 
  private:
@@ -126,13 +157,49 @@ class wait_list : detail::wait_registry::member {
     bool cancellable;
     template <class Handler>
     void operator()(Handler&& handler) const {
-      added->list_ = self;
-      added->slot_ = cancellable ? asio::get_associated_cancellation_slot(handler) : asio::cancellation_slot{};
-      added->hold(std::forward<Handler>(handler));
-      self->waiting_.push_back(added);
-      if (added->slot_.is_connected()) added->slot_.assign(on_cancel{added});
+      const asio::cancellation_slot slot =
+          cancellable ? asio::get_associated_cancellation_slot(handler) : asio::cancellation_slot{};
+      self->begin(*added, slot, std::forward<Handler>(handler));
     }
   };
+
+  // Asio keeps it in the frame of the wait until that ends.
+  template <class How>
+  struct start_as {
+    wait_list* self;
+    How how;
+    place at{};
+
+    start_as(wait_list& of, How&& with) : self(&of), how(std::move(with)) {}
+    start_as(start_as&& other) noexcept : self(other.self), how(std::move(other.how)) {}
+
+    template <class Handler>
+    void operator()(Handler&& handler) {
+      at.number_ = how.number;
+      const asio::cancellation_slot slot = asio::get_associated_cancellation_slot(handler);
+      self->begin(at, slot, resumption<How, std::decay_t<Handler>>{this, std::forward<Handler>(handler)});
+      if (const std::optional<std::error_code> ended = how.begin()) self->resume_alone(&at, *ended);
+    }
+  };
+
+  template <class How, class Handler>
+  struct resumption {
+    start_as<How>* wait;
+    Handler handler;
+    void operator()() {
+      std::exception_ptr thrown = wait->how.end(wait->at.result_);
+      std::move(handler)(std::move(thrown));  // the end of the wait
+    }
+  };
+
+  template <class Handler>
+  void begin(place& added, const asio::cancellation_slot& slot, Handler&& handler) {
+    added.list_ = this;
+    added.slot_ = slot;
+    added.hold(std::forward<Handler>(handler));
+    waiting_.push_back(&added);
+    if (slot.is_connected()) added.slot_.assign(on_cancel{&added});
+  }
 
   // Stays in its slot until the coroutine's next operation, also after it acted: it must act only once.
   struct on_cancel {

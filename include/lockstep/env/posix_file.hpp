@@ -13,13 +13,16 @@
 #include <sys/uio.h>
 #include <unistd.h>
 #include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
 #include <asio/prefer.hpp>
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cerrno>
 #include <charconv>
 #include <climits>
+#include <cstddef>
 #include <optional>
 
 namespace lockstep::real {
@@ -66,7 +69,11 @@ class disk_call : disk_threads::job, lockstep::detail::held_handler {
       auto* const self = static_cast<disk_call*>(started);
       self->result_ = self->call_();
       const asio::any_io_executor back = self->executor_;
-      asio::post(back, completion(self));
+      if (const auto* const io = back.target<tracked_io_executor>()) {
+        asio::post(*io, completion(self));
+      } else {
+        asio::post(back, completion(self));
+      }
     };
     on_.submit(this);
   }
@@ -74,9 +81,38 @@ class disk_call : disk_threads::job, lockstep::detail::held_handler {
   [[nodiscard]] std::error_code result() const noexcept { return result_; }
 
  private:
+  using tracked_io_executor =
+      std::decay_t<decltype(asio::prefer(std::declval<asio::io_context::executor_type>(),
+                                         asio::execution::outstanding_work.tracked))>;
+
+  // A disk thread has no memory from Asio to reuse: what an io_context queues lies in the call, too.
+  template <class T>
+  struct room {
+    using value_type = T;
+    disk_call* in;
+
+    explicit room(disk_call* of) noexcept : in(of) {}
+    template <class U>
+    room(const room<U>& other) noexcept : in(other.in) {}  // NOLINT(google-explicit-constructor)
+    T* allocate(std::size_t count) {
+      static_assert(sizeof(T) <= sizeof(disk_call::queued_) && alignof(T) <= alignof(std::max_align_t));
+      assert(count == 1);
+      (void)count;
+      return reinterpret_cast<T*>(in->queued_);
+    }
+    void deallocate(T*, std::size_t) noexcept {}
+    template <class U>
+    friend bool operator==(const room& a, const room<U>& b) noexcept {
+      return a.in == b.in;
+    }
+  };
+
   // Owns the suspended coroutine while it is queued.
   class completion {
    public:
+    using allocator_type = room<void>;
+    [[nodiscard]] allocator_type get_allocator() const noexcept { return allocator_type(of_); }
+
     explicit completion(disk_call* of) noexcept : of_(of) {}
     completion(completion&& other) noexcept : of_(std::exchange(other.of_, nullptr)) {}
     ~completion() {
@@ -92,6 +128,7 @@ class disk_call : disk_threads::job, lockstep::detail::held_handler {
   disk_threads& on_;
   Call call_;
   std::error_code result_;
+  alignas(std::max_align_t) std::byte queued_[96];
 };
 
 /// Runs `call` (of signature std::error_code()) on a disk thread and resumes on `executor`. Not cancellable.

@@ -70,7 +70,7 @@ class basic_append_log {
         grown_staged_(env.get_executor()),
         grown_durable_(env.get_executor()),
         turn_(env.get_executor()),
-        ack_lists_{wait_list(env.get_executor()), wait_list(env.get_executor())},
+        acks_(env.get_executor()),
         owned_ended_(env.get_executor()),
         closed_synced_(env.get_executor()),
         sync_timer_(env) {}
@@ -111,28 +111,12 @@ class basic_append_log {
   log_codec::record_verdict append_encoded(bytes_view& records);
 
   /// Waits until the record at `index` and all before it are as safe as the sync policy promises. Joins a group commit:
-  /// one write and one datasync serve everybody who waits. While truncate_suffix() or reset() run, waits for their end.
+  /// one write and one datasync serve everybody who waits. When truncate_suffix() or reset() run already, waits for their
+  /// end: then records can be appended again.
   /// @throws system_error: out_of_range when nothing was appended there, log_failed, closed, operation_aborted.
   /// Cancellation: the record stays staged and becomes durable anyway.
   awaitable<void> durable(index_t index) {
-    if (index > staged_.index) throw std::system_error(errc::out_of_range, where("nothing was appended at"));
-    if (acked_.index >= index && !taking_back_) co_return;
-    const visit inside(*this);
-    const std::uint64_t rewinds = rewinds_;
-    while (acked_.index < index) {
-      if (failure_ || closed_) throw_if_unusable();
-      wait_list& joined = index <= in_flight_ ? acks_of_flight() : acks_of_next();
-      wait_list::place waiting;
-      co_await joined.wait_at(waiting);
-      if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
-      if (rewinds_ != rewinds) break;  // acknowledged, and then taken back
-    }
-    // Whoever was refused because records are being taken back waits for the end of that.
-    while (taking_back_ && !failure_) {
-      wait_list::place waiting;
-      co_await taken_back_.wait_at(waiting);
-      if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
-    }
+    return acked_.index >= index ? taken_back() : acks_.wait_as(ack_wait(*this, index));
   }
 
   /// Makes everything that is staged now durable by a datasync, whatever the policy.
@@ -225,6 +209,18 @@ class basic_append_log {
     std::weak_ptr<reader> mapped;    // while somebody reads it
   };
 
+  // What one write takes to the active file. The disk thread's bytes stay as they are: later appends go behind them.
+  struct flight {
+    std::shared_ptr<file> target;
+    std::vector<detail::hot_tail::chunk_ptr> chunks;
+    std::vector<bytes_view> gather;
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;            // of the records
+    std::uint64_t size = 0;           // of the file: zeros may follow
+    std::size_t last_used = 0;        // of the last chunk
+    position upto;
+  };
+
   // A file reserved for the segment after the last one.
   struct prepared_file {
     std::shared_ptr<file> opened;
@@ -236,7 +232,7 @@ class basic_append_log {
   // One coroutine at a time changes files.
   class turn {
    public:
-    explicit turn(basic_append_log& log) noexcept : log_(&log), alive_(log.alive_) {}
+    explicit turn(basic_append_log& log) noexcept : log_(&log), alive_(log.alive_) { log.busy_ = true; }
     turn(turn&& other) noexcept : log_(std::exchange(other.log_, nullptr)), alive_(std::move(other.alive_)) {}
     ~turn() {
       // A coroutine that waits for the disk may be destroyed after the log, with the executor.
@@ -251,7 +247,6 @@ class basic_append_log {
   };
   awaitable<turn> take_turn() {
     while (busy_) (void)co_await turn_.wait_uncancellable();
-    busy_ = true;
     co_return turn(*this);
   }
 
@@ -267,6 +262,34 @@ class basic_append_log {
    private:
     basic_append_log& log_;
     std::weak_ptr<const void> alive_;
+  };
+
+  // How durable() waits.
+  struct ack_wait {
+    basic_append_log* log;
+    index_t number;
+    std::optional<visit> inside{};
+
+    ack_wait(basic_append_log& of, index_t index) noexcept : log(&of), number(index) {}
+    ack_wait(ack_wait&& other) noexcept : log(other.log), number(other.number) {}
+
+    std::optional<std::error_code> begin() {
+      inside.emplace(*log);
+      if (log->acked_.index >= number) return std::error_code();
+      if (log->failure_ || log->closed_) return errc::closed;
+      if (number > log->staged_.index) return errc::out_of_range;
+      return std::nullopt;
+    }
+    std::exception_ptr end(std::error_code ec) {
+      if (!ec) return nullptr;
+      try {
+        if (ec == errc::out_of_range) throw std::system_error(ec, log->where("nothing was appended at"));
+        if (!is_cancelled(ec)) log->throw_if_unusable();
+        throw std::system_error(ec);
+      } catch (const std::system_error&) {
+        return std::current_exception();
+      }
+    }
   };
 
   // While records are taken back, nothing can be staged behind them. Held with the turn.
@@ -304,13 +327,13 @@ class basic_append_log {
   prepared_file prepare_file(std::uint64_t end);
   [[nodiscard]] bool staged_anything() const noexcept { return written_.index < staged_.index; }
   [[nodiscard]] bool syncs() const noexcept { return options_.sync != sync_policy::never; }
-  [[nodiscard]] wait_list& acks_of_flight() noexcept { return ack_lists_[flight_list_]; }
-  [[nodiscard]] wait_list& acks_of_next() noexcept { return ack_lists_[1 - flight_list_]; }
   // Of a kept index, in segments_.
   [[nodiscard]] std::size_t number_of_segment(index_t index) const noexcept;
   std::shared_ptr<reader> reader_of(segment& of);
   record_batch read_from_tail(read_place& place, const detail::hot_tail::chunk_ptr& chunk, std::size_t max_bytes,
                               index_t end, visibility seen);
+
+  awaitable<void> taken_back();
 
   // Tasks of the log's own, joined by close().
   awaitable<void> flush_staged();
@@ -321,8 +344,9 @@ class basic_append_log {
 
   // These run with the turn held and return what the file system said.
   awaitable<std::error_code> flush();
+  flight take_off();
+  void land(flight& landed);
   awaitable<std::error_code> flush_and_sync();
-  awaitable<std::error_code> flush_one_segment();
   awaitable<std::error_code> open_next_segment(const position& base);
   awaitable<std::error_code> sync_active();
   awaitable<std::error_code> lower_watermark(const position& to);
@@ -362,7 +386,6 @@ class basic_append_log {
   position written_;
   position acked_;
   position synced_;
-  index_t in_flight_ = 0;             // the last index of the write that is under way
 
   std::deque<segment> segments_;      // back(): being written
   std::shared_ptr<file> active_;      // of segments_.back(); shared with a sync under way
@@ -373,8 +396,7 @@ class basic_append_log {
   std::uint64_t staged_offset_ = 0;   // in the segment where the next record goes
   std::uint64_t unsynced_bytes_ = 0;  // staged and not yet synced (never: not yet written)
   std::uint64_t dirty_bytes_ = 0;     // of these, written
-  std::vector<bytes_view> gather_;    // scratch of flush_one_segment()
-  std::vector<detail::hot_tail::chunk_ptr> flying_;  // likewise
+  flight spare_flight_;               // its vectors' memory, for the next one
   std::array<std::byte, log_format::segment_header_bytes> header_page_{};
   std::deque<std::pair<std::shared_ptr<file>, position>> closed_unsynced_;  // sync_policy::never
   std::vector<std::string> recycled_;
@@ -384,18 +406,17 @@ class basic_append_log {
   bool closed_ = false;
   bool busy_ = false;
   bool taking_back_ = false;
-  std::size_t flight_list_ = 0;
   std::size_t visits_ = 0;
   std::uint64_t rewinds_ = 0;
 
   task_group tasks_;
   wait_list visits_ended_;    // close()
-  wait_list taken_back_;      // durable(), for taking_back_
+  wait_list taken_back_;      // for taking_back_
   wait_list work_;            // the flusher
   wait_list grown_staged_;    // readers
   wait_list grown_durable_;
   wait_list turn_;            // for busy_
-  std::array<wait_list, 2> ack_lists_;  // durable() of what is being written, and of what is not yet
+  wait_list acks_;            // durable(), by index
   wait_list owned_ended_;     // run_owned()
   wait_list closed_synced_;   // sync_closed_segments()
   typename Env::timer sync_timer_;

@@ -174,7 +174,8 @@ awaitable<void> basic_append_log<Env>::flush_staged() {
     while (!staged_anything() && !closing_ && !failure_) (void)co_await work_.wait_uncancellable();
     if (closing_ || failure_) co_return;
     {
-      const turn held = co_await take_turn();
+      while (busy_) (void)co_await turn_.wait_uncancellable();
+      const turn held(*this);
       const std::error_code ec = co_await flush();
       if (ec) fail(ec);
     }
@@ -185,82 +186,78 @@ awaitable<void> basic_append_log<Env>::flush_staged() {
 
 template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::flush() {
-  if (failure_) co_return failure_;
+  std::error_code ec = failure_;
   const index_t upto = staged_.index;
-  while (written_.index < upto) {
-    const std::error_code ec = co_await flush_one_segment();
-    if (ec) co_return ec;
+  while (!ec && written_.index < upto) {
+    const auto& chunks = tail_.chunks();
+    const auto next = std::find_if(chunks.begin(), chunks.end(),
+                                   [](const auto& chunk) { return chunk->written != chunk->used; });
+    if ((*next)->opens_segment) {
+      const detail::hot_tail::chunk_ptr opening = *next;
+      ec = co_await open_next_segment(opening->before);
+      if (ec) co_return ec;
+      opening->opens_segment = false;
+    }
+    flight flying = take_off();
+    if (options_.sync == sync_policy::always) {
+      ec = co_await flying.target->pwrite_datasync(flying.begin, flying.gather, options_.sync_where);
+    } else {
+      flying.target->pwrite(flying.begin, flying.gather, ec);
+    }
+    if (!ec) land(flying);
   }
-  if (options_.sync == sync_policy::interval && dirty_bytes_ > options_.max_unsynced_bytes / 2) {
-    co_return co_await sync_active();
+  if (!ec && options_.sync == sync_policy::interval && dirty_bytes_ > options_.max_unsynced_bytes / 2) {
+    ec = co_await sync_active();
   }
-  co_return std::error_code();
+  co_return ec;
 }
 
+// Everything staged for the active segment.
 template <environment Env>
-awaitable<std::error_code> basic_append_log<Env>::flush_one_segment() {
-  const auto& chunks = tail_.chunks();
-  std::size_t i = 0;
-  while (chunks[i]->written == chunks[i]->used) ++i;
-  if (chunks[i]->opens_segment) {
-    const detail::hot_tail::chunk_ptr opening = chunks[i];
-    const std::error_code ec = co_await open_next_segment(opening->before);
-    if (ec) co_return ec;
-    opening->opens_segment = false;
-    i = 0;
-    while (chunks[i] != opening) ++i;
+auto basic_append_log<Env>::take_off() -> flight {
+  flight flying = std::move(spare_flight_);
+  flying.target = active_;
+  flying.end = 0;
+  for (const detail::hot_tail::chunk_ptr& chunk : tail_.chunks()) {
+    if (chunk->written == chunk->used) continue;
+    if (chunk->opens_segment) break;
+    if (flying.chunks.empty()) flying.begin = flying.end = chunk->offset + chunk->written;
+    flying.gather.push_back({chunk->data.get() + chunk->written, chunk->used - chunk->written});
+    flying.end += chunk->used - chunk->written;
+    flying.chunks.push_back(chunk);
   }
-
-  // What the disk thread reads is kept alive by this frame, and the bytes it reads do not change: later appends go behind
-  // them.
-  std::vector<detail::hot_tail::chunk_ptr> flying = std::move(flying_);
-  std::vector<bytes_view> gather = std::move(gather_);
-  const std::shared_ptr<file> target = active_;
-  flying.clear();
-  gather.clear();
-  const std::uint64_t begin = chunks[i]->offset + chunks[i]->written;
-  std::uint64_t end = begin;
-  for (; i < chunks.size() && !chunks[i]->opens_segment; ++i) {
-    const detail::tail_chunk& chunk = *chunks[i];
-    gather.push_back({chunk.data.get() + chunk.written, chunk.used - chunk.written});
-    end += chunk.used - chunk.written;
-    flying.push_back(chunks[i]);
-  }
-  if (flying.back() == chunks.back()) flying.back()->last = staged_;
-  const position upto = flying.back()->last;
-  const std::size_t last_used = flying.back()->used;
-  const std::uint64_t bytes = end - begin;
+  detail::tail_chunk& last = *flying.chunks.back();
+  if (&last == tail_.back()) last.last = staged_;
+  flying.upto = last.last;
+  flying.last_used = last.used;
 
   // A datasync of a file that grows costs half as much again: let it grow ahead, unless the write is large anyway.
-  std::uint64_t size = end;
-  if (syncs() && end > prewritten_ && bytes * 16 <= options_.prewrite_bytes && prepared_.empty()) {
-    const std::uint64_t zeros_end = std::min(end + options_.prewrite_bytes, reserved_);
-    while (size < zeros_end) {
-      gather.push_back(detail::zero_block().first(std::min<std::uint64_t>(detail::zero_block().size(), zeros_end - size)));
-      size += gather.back().size();
+  flying.size = flying.end;
+  const std::uint64_t bytes = flying.end - flying.begin;
+  if (syncs() && flying.end > prewritten_ && bytes * 16 <= options_.prewrite_bytes && prepared_.empty()) {
+    const std::uint64_t zeros_end = std::min(flying.end + options_.prewrite_bytes, reserved_);
+    while (flying.size < zeros_end) {
+      flying.gather.push_back(
+          detail::zero_block().first(std::min<std::uint64_t>(detail::zero_block().size(), zeros_end - flying.size)));
+      flying.size += flying.gather.back().size();
     }
   }
+  return flying;
+}
 
-  in_flight_ = upto.index;
-  flight_list_ = 1 - flight_list_;
-  std::error_code ec;
-  if (options_.sync == sync_policy::always) {
-    ec = co_await target->pwrite_datasync(begin, gather, options_.sync_where);
-  } else {
-    target->pwrite(begin, gather, ec);
-  }
-  if (!ec) {
-    prewritten_ = std::max(prewritten_, size);
-    for (const auto& chunk : flying) chunk->written = chunk->used;
-    flying.back()->written = last_used;
-    wrote(end, bytes, upto);
-    if (options_.sync == sync_policy::always) record_synced(upto);
-    acknowledge(upto);
-  }
-  flying.clear();
-  flying_ = std::move(flying);
-  gather_ = std::move(gather);
-  co_return ec;
+/// The write has succeeded.
+template <environment Env>
+void basic_append_log<Env>::land(flight& landed) {
+  prewritten_ = std::max(prewritten_, landed.size);
+  for (const auto& chunk : landed.chunks) chunk->written = chunk->used;
+  landed.chunks.back()->written = landed.last_used;
+  wrote(landed.end, landed.end - landed.begin, landed.upto);
+  if (options_.sync == sync_policy::always) record_synced(landed.upto);
+  acknowledge(landed.upto);
+  landed.target.reset();
+  landed.chunks.clear();
+  landed.gather.clear();
+  spare_flight_ = std::move(landed);
 }
 
 // The active segment is full: everything staged before `base`'s successor is written. D1: the new file is complete and
@@ -375,7 +372,7 @@ void basic_append_log<Env>::acknowledge(const position& upto) {
   acked_ = upto;
   for (const auto& chunk : tail_.chunks()) chunk->acked = chunk->written;
   tail_.trim(options_.hot_tail_bytes);
-  acks_of_flight().notify_all();
+  acks_.notify_up_to(upto.index);
   grown_durable_.notify_all();
 }
 
@@ -384,12 +381,23 @@ template <environment Env>
 void basic_append_log<Env>::fail(std::error_code ec) {
   if (failure_) return;
   failure_ = ec;
-  for (wait_list& each : ack_lists_) each.notify_all(errc::log_failed);
+  acks_.notify_all(errc::log_failed);
   grown_staged_.notify_all(errc::log_failed);
   grown_durable_.notify_all(errc::log_failed);
   taken_back_.notify_all();
   work_.notify_all();
   sync_timer_.cancel();
+}
+
+/// Whoever was refused because records are being taken back waits here for the end of that.
+template <environment Env>
+awaitable<void> basic_append_log<Env>::taken_back() {
+  const visit inside(*this);
+  while (taking_back_ && !failure_) {
+    wait_list::place waiting;
+    co_await taken_back_.wait_at(waiting);
+    if (is_cancelled(waiting.result())) throw std::system_error(waiting.result());
+  }
 }
 
 template <environment Env>
@@ -626,7 +634,6 @@ template <environment Env>
 void basic_append_log<Env>::take_back(const position& last) {
   staged_ = written_ = acked_ = last;
   if (synced_.index > last.index) synced_ = last;
-  in_flight_ = last.index;
   unsynced_bytes_ = dirty_bytes_ = 0;
   tail_.clear();
   ++rewinds_;
@@ -639,7 +646,6 @@ template <environment Env>
 void basic_append_log<Env>::begin_at(const position& last, std::uint64_t end) {
   staged_ = written_ = acked_ = last;
   write_watermark(last);
-  in_flight_ = last.index;
   staged_offset_ = reserved_ = prewritten_ = end;
 }
 
@@ -884,7 +890,7 @@ awaitable<void> basic_append_log<Env>::close() {
     failure = std::current_exception();  // thrown below, when everything is released
   }
   closed_ = true;
-  for (wait_list& each : ack_lists_) each.notify_all(errc::closed);
+  acks_.notify_all(errc::closed);
   grown_staged_.notify_all(errc::closed);
   grown_durable_.notify_all(errc::closed);
   active_.reset();
