@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace lockstep {
@@ -174,6 +175,80 @@ TEST_F(waiting, a_wait_at_a_place_of_the_callers_is_a_wait) {
   poll(io);
   EXPECT_EQ(results.at(1), asio::error::operation_aborted);
   EXPECT_TRUE(waiter.done());
+}
+
+/// Waits until its number is reached; may end at once.
+struct numbered_wait {
+  std::uint64_t number = 0;
+  std::optional<std::error_code> at_once{};
+
+  std::optional<std::error_code> begin() { return at_once; }
+  std::exception_ptr end(std::error_code ec) {
+    return ec ? std::make_exception_ptr(std::system_error(ec, "wait " + std::to_string(number))) : nullptr;
+  }
+};
+
+TEST_F(waiting, numbered_waits_end_when_their_number_is_reached) {
+  auto third = start(io, list.wait_as(numbered_wait{3}));
+  auto first = start(io, list.wait_as(numbered_wait{1}));
+  auto second = start(io, list.wait_as(numbered_wait{2}));
+  poll(io);
+  list.notify_up_to(0);
+  poll(io);
+  EXPECT_FALSE(first.done());
+  list.notify_up_to(2);
+  EXPECT_FALSE(first.done()) << "never inside the call that notifies";
+  poll(io);
+  EXPECT_TRUE(first.done() && second.done());
+  EXPECT_FALSE(third.done());
+  list.notify_all(make_error_code(std::errc::io_error));
+  poll(io);
+  EXPECT_EQ(third.error(), std::errc::io_error);
+  EXPECT_TRUE(list.empty());
+}
+
+TEST_F(waiting, a_wait_may_end_when_it_begins) {
+  auto good = start(io, list.wait_as(numbered_wait{5, std::error_code()}));
+  auto bad = start(io, list.wait_as(numbered_wait{6, make_error_code(std::errc::io_error)}));
+  poll(io);
+  EXPECT_TRUE(good.done());
+  EXPECT_FALSE(good.failed());
+  EXPECT_EQ(bad.error(), std::errc::io_error);
+  EXPECT_TRUE(list.empty());
+}
+
+TEST_F(waiting, a_numbered_wait_can_be_cancelled_and_says_what_it_waited_for) {
+  auto waiter = start(io, list.wait_as(numbered_wait{7}));
+  auto other = start(io, list.wait_as(numbered_wait{7}));
+  poll(io);
+  waiter.cancel();
+  poll(io);
+  EXPECT_EQ(waiter.error(), asio::error::operation_aborted);
+  try {
+    waiter.result();
+  } catch (const std::system_error& error) {
+    EXPECT_NE(std::string(error.what()).find("wait 7"), std::string::npos);
+  }
+  EXPECT_FALSE(other.done());
+  list.notify_up_to(7);
+  poll(io);
+  EXPECT_FALSE(other.failed());
+  EXPECT_TRUE(other.done());
+}
+
+TEST_F(waiting, a_list_that_ends_ends_the_frames_of_numbered_waits) {
+  struct marked : numbered_wait {
+    std::unique_ptr<frame_mark> mark;
+  };
+  int destroyed = 0;
+  {
+    wait_list ending(io.get_executor());
+    start(io, ending.wait_as(marked{{1}, std::make_unique<frame_mark>(destroyed)}));
+    poll(io);
+    EXPECT_EQ(destroyed, 0);
+  }
+  poll(io);
+  EXPECT_EQ(destroyed, 1);
 }
 
 // --- cancellation ---

@@ -103,7 +103,8 @@ TEST_P(every_policy, records_of_any_size_come_back) {
   log_life life(disk, options());
   life.opened();
   // Smaller and larger than a chunk, the room left in a segment, and a whole segment.
-  for (const std::size_t size : std::initializer_list<std::size_t>{0, 1, 7, 8, 9, 150, 168, 169, 400, 0, 4096, 3, 1000}) {
+  for (const std::size_t size :
+       std::initializer_list<std::size_t>{0, 1, 7, 8, 9, 150, 168, 169, 400, 0, 4096, 3, 1000}) {
     expected.push_back(std::string(size, static_cast<char>('a' + expected.size())));
     life.append(expected.back());
   }
@@ -111,6 +112,22 @@ TEST_P(every_policy, records_of_any_size_come_back) {
   EXPECT_EQ(life.contents(), expected);
   life.close();
   EXPECT_EQ(recovered(disk, options()), expected);
+}
+
+TEST(append_log, a_wait_for_durability_may_start_long_after_it_was_made) {
+  faulty_disk disk;
+  log_life life(disk);
+  life.opened().append_up_to(3);
+  awaitable<void> of_the_second = life.log->durable(2);
+  awaitable<void> of_none = life.log->durable(4);
+  life.durable(3);
+  test::run(life.io, std::move(of_the_second));
+  EXPECT_EQ(test::error_of([&] { test::run(life.io, std::move(of_none)); }), errc::out_of_range);
+  awaitable<void> of_the_fourth = life.log->durable(4);
+  life.append("r4");
+  test::run(life.io, std::move(of_the_fourth));
+  EXPECT_EQ(life.log->acked().index, 4u);
+  life.close();
 }
 
 TEST(append_log, gives_each_record_its_position) {
