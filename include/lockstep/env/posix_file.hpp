@@ -81,9 +81,8 @@ class disk_call : disk_threads::job, lockstep::detail::held_handler {
   [[nodiscard]] std::error_code result() const noexcept { return result_; }
 
  private:
-  using tracked_io_executor =
-      std::decay_t<decltype(asio::prefer(std::declval<asio::io_context::executor_type>(),
-                                         asio::execution::outstanding_work.tracked))>;
+  using tracked_io_executor = std::decay_t<decltype(asio::prefer(std::declval<asio::io_context::executor_type>(),
+                                                                 asio::execution::outstanding_work.tracked))>;
 
   // A disk thread has no memory from Asio to reuse: what an io_context queues lies in the call, too.
   template <class T>

@@ -77,30 +77,23 @@ class basic_append_log {
   basic_append_log(const basic_append_log&) = delete;
   basic_append_log& operator=(const basic_append_log&) = delete;
 
-  // --- append ---------------------------------------------------------------------------------------------------------
+  // --- append
+  // ---------------------------------------------------------------------------------------------------------
 
   /// Stages a record behind the last one; never suspends and makes no system call except to reserve space.
   /// @param epoch    not lower than the last record's, at most max_epoch.
   /// @param payload  copied before this returns.
   /// @return the record's position.
-  /// @throws system_error, and nothing was staged: errc::record_too_large, stale_epoch, overloaded (wait for durable()),
+  /// @throws system_error, and nothing was staged: errc::record_too_large, stale_epoch, overloaded (wait for
+  /// durable()),
   ///   log_failed, closed, or no_space_on_device. Also overloaded while truncate_suffix() or reset() run.
   position append(epoch_t epoch, bytes_view payload, record_kind kind = data_record) {
-    return append(epoch, std::span<const bytes_view>(&payload, 1), kind);
+    return append_parts(epoch, std::span<const bytes_view, 1>(&payload, 1), kind);
   }
 
   /// The same with a payload in parts.
   position append(epoch_t epoch, std::span<const bytes_view> payload, record_kind kind = data_record) {
-    std::size_t length = 0;
-    for (const bytes_view part : payload) length += part.size();
-    if (epoch < staged_.epoch || epoch > max_epoch) fail_append(errc::stale_epoch);
-    if (length > options_.max_payload_bytes) fail_append(errc::record_too_large);
-    const std::size_t bytes = log_format::record_bytes(length);
-    detail::tail_chunk& chunk = room_for(bytes);
-    const position next = log_codec::encode_record(chunk.data.get() + chunk.used, staged_, epoch, kind, payload);
-    staged_ = next;
-    added(chunk, bytes);
-    return next;
+    return append_parts(epoch, payload, kind);
   }
 
   /// Verifies consecutive encoded records, as they arrive from another log, and stages the same bytes.
@@ -111,8 +104,8 @@ class basic_append_log {
   log_codec::record_verdict append_encoded(bytes_view& records);
 
   /// Waits until the record at `index` and all before it are as safe as the sync policy promises. Joins a group commit:
-  /// one write and one datasync serve everybody who waits. When truncate_suffix() or reset() run already, waits for their
-  /// end: then records can be appended again.
+  /// one write and one datasync serve everybody who waits. When truncate_suffix() or reset() run already, waits for
+  /// their end: then records can be appended again.
   /// @throws system_error: out_of_range when nothing was appended there, log_failed, closed, operation_aborted.
   /// Cancellation: the record stays staged and becomes durable anyway.
   awaitable<void> durable(index_t index) {
@@ -124,7 +117,8 @@ class basic_append_log {
   /// Cancellation: the caller stops waiting; the sync goes on.
   awaitable<void> sync();
 
-  // --- what is there --------------------------------------------------------------------------------------------------
+  // --- what is there
+  // --------------------------------------------------------------------------------------------------
 
   /// The last staged record's position.
   [[nodiscard]] const position& last() const noexcept { return staged_; }
@@ -148,15 +142,16 @@ class basic_append_log {
   /// The position of the record at `index`, or base(); nothing when it is not kept or not there.
   [[nodiscard]] std::optional<position> position_at(index_t index);
 
-  // --- read -----------------------------------------------------------------------------------------------------------
+  // --- read
+  // -----------------------------------------------------------------------------------------------------------
 
   /// A reader's place, which makes sequential reading cheap. See log/cursor.hpp for reading that waits.
   struct read_place {
     index_t next = 1;
-    std::shared_ptr<const void> source;                         // a chunk or a reader, alive while its place is used
-    std::uint64_t offset = 0;                                   // in it
-    std::shared_ptr<detail::segment_reader<Env>> reader;        // when reading from a file
-    std::uint64_t chain = 0;                                    // of the last record read; 0 when none was
+    std::shared_ptr<const void> source;                   // a chunk or a reader, alive while its place is used
+    std::uint64_t offset = 0;                             // in it
+    std::shared_ptr<detail::segment_reader<Env>> reader;  // when reading from a file
+    std::uint64_t chain = 0;                              // of the last record read; 0 when none was
   };
 
   /// Records from `place.next` on, without copying: from memory when they are recent, else from the mapped segment.
@@ -173,7 +168,8 @@ class basic_append_log {
   /// Rises each time that records were taken back (truncate_suffix, reset).
   [[nodiscard]] std::uint64_t rewinds() const noexcept { return rewinds_; }
 
-  // --- change the ends ------------------------------------------------------------------------------------------------
+  // --- change the ends
+  // ------------------------------------------------------------------------------------------------
 
   /// Takes back all records behind `keep`. Durable when it returns; what was staged before is durable or gone.
   /// @param keep  at least base().index.
@@ -181,20 +177,22 @@ class basic_append_log {
   ///   (then the log has failed). Cancellation: the caller stops waiting; the change goes on.
   awaitable<void> truncate_suffix(index_t keep);
 
-  /// Drops whole segments at the beginning that hold only records before `first_kept`, oldest first. The caller has made
-  /// durable whatever replaces them (a snapshot and its manifest).
+  /// Drops whole segments at the beginning that hold only records before `first_kept`, oldest first. The caller has
+  /// made durable whatever replaces them (a snapshot and its manifest).
   /// @return the first index that is still kept. Errors as truncate_suffix().
   awaitable<index_t> compact_prefix(index_t first_kept);
 
-  /// compact_prefix() as far as `limits` ask for and `replaceable` (the last index that a durable snapshot covers) allows.
+  /// compact_prefix() as far as `limits` ask for and `replaceable` (the last index that a durable snapshot covers)
+  /// allows.
   awaitable<index_t> apply_retention(retention limits, index_t replaceable);
 
   /// Drops every record and begins anew behind `start`, atomically: after a crash the log is the old or the new one.
   /// For a follower that installed a snapshot; the snapshot is durable before.
   awaitable<void> reset(position start);
 
-  /// Flushes what is staged, under sync_policy::always and interval with a sync, ends every wait with errc::closed, joins
-  /// and releases the directory. When it returns, no coroutine waits in the log any more, and it may be destroyed.
+  /// Flushes what is staged, under sync_policy::always and interval with a sync, ends every wait with errc::closed,
+  /// joins and releases the directory. When it returns, no coroutine waits in the log any more, and it may be
+  /// destroyed.
   /// @throws what the file system said when staged records could not be made safe, after everything is released.
   /// Idempotent.
   awaitable<void> close();
@@ -205,8 +203,8 @@ class basic_append_log {
 
   struct segment {
     segment_header header;
-    std::uint64_t end = 0;           // of the header and records written
-    std::weak_ptr<reader> mapped;    // while somebody reads it
+    std::uint64_t end = 0;         // of the header and records written
+    std::weak_ptr<reader> mapped;  // while somebody reads it
   };
 
   // What one write takes to the active file. The disk thread's bytes stay as they are: later appends go behind them.
@@ -215,9 +213,9 @@ class basic_append_log {
     std::vector<detail::hot_tail::chunk_ptr> chunks;
     std::vector<bytes_view> gather;
     std::uint64_t begin = 0;
-    std::uint64_t end = 0;            // of the records
-    std::uint64_t size = 0;           // of the file: zeros may follow
-    std::size_t last_used = 0;        // of the last chunk
+    std::uint64_t end = 0;      // of the records
+    std::uint64_t size = 0;     // of the file: zeros may follow
+    std::size_t last_used = 0;  // of the last chunk
     position upto;
   };
 
@@ -319,6 +317,8 @@ class basic_append_log {
     if (closing_) throw std::system_error(errc::closed, directory_);
   }
 
+  template <std::size_t Parts>
+  position append_parts(epoch_t epoch, std::span<const bytes_view, Parts> payload, record_kind kind);
   detail::tail_chunk& room_for(std::size_t bytes);
   void added(detail::tail_chunk& chunk, std::size_t bytes);
   void write_full_chunk(detail::tail_chunk& chunk);
@@ -387,10 +387,10 @@ class basic_append_log {
   position acked_;
   position synced_;
 
-  std::deque<segment> segments_;      // back(): being written
-  std::shared_ptr<file> active_;      // of segments_.back(); shared with a sync under way
-  std::uint64_t reserved_ = 0;        // of the staged segment's file
-  std::uint64_t prewritten_ = 0;      // the active file's size: zeros or old records stand behind its end
+  std::deque<segment> segments_;        // back(): being written
+  std::shared_ptr<file> active_;        // of segments_.back(); shared with a sync under way
+  std::uint64_t reserved_ = 0;          // of the staged segment's file
+  std::uint64_t prewritten_ = 0;        // the active file's size: zeros or old records stand behind its end
   std::deque<prepared_file> prepared_;  // for the segments that staged chunks open
   detail::hot_tail tail_;
   std::uint64_t staged_offset_ = 0;   // in the segment where the next record goes
@@ -410,15 +410,15 @@ class basic_append_log {
   std::uint64_t rewinds_ = 0;
 
   task_group tasks_;
-  wait_list visits_ended_;    // close()
-  wait_list taken_back_;      // for taking_back_
-  wait_list work_;            // the flusher
-  wait_list grown_staged_;    // readers
+  wait_list visits_ended_;  // close()
+  wait_list taken_back_;    // for taking_back_
+  wait_list work_;          // the flusher
+  wait_list grown_staged_;  // readers
   wait_list grown_durable_;
-  wait_list turn_;            // for busy_
-  wait_list acks_;            // durable(), by index
-  wait_list owned_ended_;     // run_owned()
-  wait_list closed_synced_;   // sync_closed_segments()
+  wait_list turn_;           // for busy_
+  wait_list acks_;           // durable(), by index
+  wait_list owned_ended_;    // run_owned()
+  wait_list closed_synced_;  // sync_closed_segments()
   typename Env::timer sync_timer_;
   const std::shared_ptr<const void> alive_ = std::make_shared<char>();  // last: ends first
 };

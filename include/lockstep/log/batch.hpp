@@ -70,10 +70,10 @@ class record_batch {
 
 /// Where a walk over sound headers ended.
 struct record_walk {
-  std::size_t bytes = 0;   ///< of the records walked over
-  index_t next = 0;        ///< the index that follows them
-  std::uint64_t chain = 0; ///< of the last of them
-  bool sound = true;       ///< false: a header that does not fit stands there
+  std::size_t bytes = 0;    ///< of the records walked over
+  index_t next = 0;         ///< the index that follows them
+  std::uint64_t chain = 0;  ///< of the last of them
+  bool sound = true;        ///< false: a header that does not fit stands there
 };
 
 /// Walks over the records at the front of `bytes` while they fit into `max_bytes` and their index is below `end`.

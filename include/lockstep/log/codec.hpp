@@ -67,17 +67,20 @@ inline std::uint64_t chain(std::uint64_t previous, std::uint64_t length, index_t
 /// Encodes the record that follows `previous` into `to`, which has record_bytes(payload size) of room.
 /// @param payload  copied; its parts are concatenated. Their total is at most max_payload_bytes.
 /// @return the new record's position.
-inline position encode_record(std::byte* to, const position& previous, epoch_t epoch, record_kind kind,
-                              std::span<const bytes_view> payload) noexcept {
+/// A number of parts that is known when compiling saves the loops over them.
+template <std::size_t Parts>
+position encode_parts(std::byte* to, const position& previous, epoch_t epoch, record_kind kind,
+                      std::span<const bytes_view, Parts> payload) noexcept {
   std::byte* const body = to + log_format::record_header_bytes;
   std::size_t length = 0;
+  for (const bytes_view part : payload) length += part.size();
+  // The padding lies in the last word, which the payload, or the header, covers again.
+  store_le(to + log_format::record_bytes(length) - sizeof(std::uint64_t), std::uint64_t{0});
+  std::byte* at = body;
   for (const bytes_view part : payload) {
-    if (!part.empty()) std::memcpy(body + length, part.data(), part.size());
-    length += part.size();
+    if (!part.empty()) std::memcpy(at, part.data(), part.size());
+    at += part.size();
   }
-  const std::size_t total = log_format::record_bytes(length);
-  // The padding is at most 7 bytes; the record ends on a multiple of 8, so the last word covers it.
-  for (std::size_t at = log_format::record_header_bytes + length; at < total; ++at) to[at] = std::byte{0};
 
   const index_t index = previous.index + 1;
   const std::uint64_t epoch_and_kind = epoch << 8 | kind;
@@ -90,6 +93,11 @@ inline position encode_record(std::byte* to, const position& previous, epoch_t e
   store_le(to + 16, epoch_and_kind);
   store_le(to + 24, next_chain);
   return {epoch, index, next_chain};
+}
+
+inline position encode_record(std::byte* to, const position& previous, epoch_t epoch, record_kind kind,
+                              std::span<const bytes_view> payload) noexcept {
+  return encode_parts(to, previous, epoch, kind, payload);
 }
 
 /// @param bytes  at least record_header_bytes long.
@@ -110,12 +118,12 @@ inline std::optional<record_header> decode_header(const std::byte* bytes) noexce
 /// Why bytes are not the record that should follow.
 enum class record_verdict {
   ok,
-  incomplete,       ///< the bytes end before the record does
-  bad_header,       ///< the header's check does not match: nothing of it can be trusted
-  wrong_index,      ///< a sound header of another record
-  stale_epoch,      ///< a sound header whose epoch is lower than its predecessor's
-  bad_chain,        ///< payload, predecessor or chain changed
-  bad_padding,      ///< the padding is not zero
+  incomplete,   ///< the bytes end before the record does
+  bad_header,   ///< the header's check does not match: nothing of it can be trusted
+  wrong_index,  ///< a sound header of another record
+  stale_epoch,  ///< a sound header whose epoch is lower than its predecessor's
+  bad_chain,    ///< payload, predecessor or chain changed
+  bad_padding,  ///< the padding is not zero
 };
 
 /// Verifies the record at the front of `bytes` as the one that follows `previous`.
@@ -129,8 +137,7 @@ inline record_verdict decode_record(bytes_view bytes, const position& previous, 
   const std::size_t total = header->total_bytes();
   if (bytes.size() < total) return record_verdict::incomplete;
   const bytes_view payload = bytes.subspan(log_format::record_header_bytes, header->length);
-  if (header->chain !=
-      chain(previous.chain, header->length, header->index, header->epoch_and_kind, xxh3_64(payload))) {
+  if (header->chain != chain(previous.chain, header->length, header->index, header->epoch_and_kind, xxh3_64(payload))) {
     return record_verdict::bad_chain;
   }
   for (std::size_t at = log_format::record_header_bytes + header->length; at < total; ++at) {
@@ -149,8 +156,8 @@ inline record_verdict decode_record(bytes_view bytes, const position& previous, 
 /// The header page of a segment file; fields as drawn in log/format.hpp.
 struct segment_header {
   std::uint32_t flags = 0;
-  position base;                            ///< before the first record
-  index_t previous_first = 0;               ///< the predecessor's first index
+  position base;               ///< before the first record
+  index_t previous_first = 0;  ///< the predecessor's first index
   std::uint64_t predecessor_bytes = 0;
   std::uint64_t created_ns = 0;
   std::uint64_t in_flight_limit = 0;

@@ -24,7 +24,8 @@ class basic_cursor {
   /// @param max_bytes  of encoded records; a batch holds at least one record.
   /// @return records that stay valid as long as the batch (or a copy of it) lives.
   /// @throws system_error: compacted (continue from a snapshot), diverged (the log was cut or reset below what this
-  ///   cursor already returned, or, when it returned nothing yet, below where it begins), corrupt, log_failed or closed (nothing more will come), operation_aborted.
+  ///   cursor already returned, or, when it returned nothing yet, below where it begins), corrupt, log_failed or closed
+  ///   (nothing more will come), operation_aborted.
   /// Cancellation: nothing was read.
   awaitable<record_batch> next(std::size_t max_bytes) {
     for (;;) {

@@ -52,10 +52,10 @@ inline std::string join(const std::string& directory, std::string_view name) {
 /// A directory as found. Segments are in order of their first indexes.
 struct log_directory {
   std::vector<segment_image> segments;
-  std::vector<std::string> leftovers;       ///< temporary files of work that a crash cut short
-  std::vector<std::string> recycled;        ///< files kept for reuse
+  std::vector<std::string> leftovers;  ///< temporary files of work that a crash cut short
+  std::vector<std::string> recycled;   ///< files kept for reuse
   position watermark;
-  std::optional<position> reset_intent;     ///< a reset() that a crash cut short
+  std::optional<position> reset_intent;  ///< a reset() that a crash cut short
 
   /// Lists `path` and reads the segment headers and the watermark.
   /// A file that disappears meanwhile (a writer compacts) is left out.

@@ -24,16 +24,16 @@ struct log_options {
   duration sync_interval = std::chrono::milliseconds(100);
   sync_on sync_where = sync_on::disk_thread;
 
-  std::uint64_t segment_bytes = 64 << 20;      ///< a segment file's size; a larger record gets a segment of its own
-  std::uint64_t max_unsynced_bytes = 16 << 20; ///< staged and not yet synced (sync_never: not yet written); appends
-                                               ///< beyond it fail with errc::overloaded
+  std::uint64_t segment_bytes = 64 << 20;       ///< a segment file's size; a larger record gets a segment of its own
+  std::uint64_t max_unsynced_bytes = 16 << 20;  ///< staged and not yet synced (sync_never: not yet written); appends
+                                                ///< beyond it fail with errc::overloaded
   std::size_t max_payload_bytes = 8 << 20;
-  std::size_t chunk_bytes = 256 << 10;         ///< staging buffers; one write takes many
-  std::size_t hot_tail_bytes = 4 << 20;        ///< the newest records kept in memory for readers
-  std::uint64_t reserve_bytes = 4 << 20;       ///< disk space is reserved in steps of this
-  std::uint64_t prewrite_bytes = 1 << 20;      ///< zeros written ahead of small syncs, so that the file does not grow
-                                               ///< in each of them; 0: none
-  std::size_t recycled_segments = 2;           ///< compacted segment files kept for reuse
+  std::size_t chunk_bytes = 256 << 10;     ///< staging buffers; one write takes many
+  std::size_t hot_tail_bytes = 4 << 20;    ///< the newest records kept in memory for readers
+  std::uint64_t reserve_bytes = 4 << 20;   ///< disk space is reserved in steps of this
+  std::uint64_t prewrite_bytes = 1 << 20;  ///< zeros written ahead of small syncs, so that the file does not grow
+                                           ///< in each of them; 0: none
+  std::size_t recycled_segments = 2;       ///< compacted segment files kept for reuse
 
   position start{};           ///< where a new log begins; ignored when the directory holds one
   index_t known_durable = 0;  ///< an index known durable from elsewhere: a log that ends before it is corrupt

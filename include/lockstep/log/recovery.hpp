@@ -92,7 +92,8 @@ inline segment_scan scan_segment(bytes_view image, const segment_header& header)
 
 enum class log_verdict {
   clean,      ///< every record is good and nothing stands behind the last
-  torn_tail,  ///< records that were never acknowledged as durable were lost or half written: cut off at `truncated_from`
+  torn_tail,  ///< records that were never acknowledged as durable were lost or half written: cut off at
+              ///< `truncated_from`
   corrupt,    ///< records that were good once are not any more; no file was changed
 };
 
@@ -119,7 +120,7 @@ struct segment_image {
   std::optional<segment_header> header;  ///< nothing when it is unreadable
   index_t named_index = 0;               ///< the first index that the file's name says
   std::uint64_t file_bytes = 0;
-  std::optional<segment_scan> scan;      ///< of the unsealed segments, and of all when everything is verified
+  std::optional<segment_scan> scan;  ///< of the unsealed segments, and of all when everything is verified
 
   /// The header is there and belongs to this file: a recycled file may still have that of its older life.
   [[nodiscard]] bool readable() const noexcept { return header && header->first_index() == named_index; }
@@ -127,8 +128,8 @@ struct segment_image {
 
 /// Knowledge from outside the records.
 struct recovery_bounds {
-  position watermark;           ///< {0,0,0} when there is none
-  index_t known_durable = 0;    ///< from hard state, a snapshot or a manifest
+  position watermark;         ///< {0,0,0} when there is none
+  index_t known_durable = 0;  ///< from hard state, a snapshot or a manifest
 };
 
 namespace log_codec {
@@ -155,7 +156,7 @@ inline std::size_t count_unsealed(std::span<const segment_image> segments, const
   while (count < segments.size()) {
     const segment_image& successor = segments[segments.size() - count];
     const bool sealed = successor.readable() && (successor.header->has(log_format::predecessor_sealed) ||
-                                             successor.header->base.index <= watermark.index);
+                                                 successor.header->base.index <= watermark.index);
     if (sealed) break;
     ++count;
   }
@@ -190,7 +191,8 @@ inline recovery_report judge(std::span<const segment_image> segments, const reco
     return durable == 0 ? report : must_exist(1, "", 0, "the directory holds no segment");
   }
   const std::size_t first_unsealed = segments.size() - count_unsealed(segments, bounds.watermark);
-  // What a log that never syncs began since the last sealed segment may be torn anywhere, also in the segments' headers.
+  // What a log that never syncs began since the last sealed segment may be torn anywhere, also in the segments'
+  // headers.
   const bool never_synced = segments[first_unsealed].header && segments[first_unsealed].header->in_flight_limit == 0;
   const std::size_t whole = never_synced ? first_unsealed + 1 : segments.size();
   for (std::size_t i = 0; i < whole; ++i) {

@@ -25,10 +25,11 @@ inline std::string parent_directory(std::string path) {
 
 }  // namespace detail
 
-// --- staging ------------------------------------------------------------------------------------------------------------
+// --- staging
+// ------------------------------------------------------------------------------------------------------------
 
 template <environment Env>
-detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
+[[gnu::always_inline]] inline detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
   if (failure_ || closing_) throw_if_unusable();
   if (taking_back_) fail_append(errc::overloaded);
   if (unsynced_bytes_ != 0 && unsynced_bytes_ + bytes > options_.max_unsynced_bytes) fail_append(errc::overloaded);
@@ -41,8 +42,8 @@ detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
     return tail_.add(bytes, staged_offset_, staged_, true);
   }
   if (prepared_.empty()) {
-    reserve(*active_, reserved_, prewritten_, end);
-  } else {
+    if (end > reserved_) reserve(*active_, reserved_, prewritten_, end);
+  } else if (end > prepared_.back().reserved) {
     reserve(*prepared_.back().opened, prepared_.back().reserved, prepared_.back().prewritten, end);
   }
   detail::tail_chunk* const open = tail_.back();
@@ -52,6 +53,25 @@ detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
     write_full_chunk(*open);
   }
   return tail_.add(bytes, staged_offset_, staged_, false);
+}
+
+template <environment Env>
+template <std::size_t Parts>
+position basic_append_log<Env>::append_parts(epoch_t epoch, std::span<const bytes_view, Parts> payload,
+                                             record_kind kind) {
+  std::size_t length = 0;
+  for (const bytes_view part : payload) length += part.size();
+  if (epoch < staged_.epoch || epoch > max_epoch) fail_append(errc::stale_epoch);
+  if (length > options_.max_payload_bytes) fail_append(errc::record_too_large);
+  const std::size_t bytes = log_format::record_bytes(length);
+  detail::tail_chunk& chunk = room_for(bytes);
+  const position next = log_codec::encode_parts(chunk.data.get() + chunk.used, staged_, epoch, kind, payload);
+  // One by one: g++ 12 copies two of them at once, from where they were just stored apart, and the processor waits.
+  staged_.epoch = next.epoch;
+  staged_.index = next.index;
+  staged_.chain = next.chain;
+  added(chunk, bytes);
+  return next;
 }
 
 // Where a write need not be synced, a full chunk is written at once, while the processor's cache still holds it.
@@ -96,11 +116,10 @@ void basic_append_log<Env>::added(detail::tail_chunk& chunk, std::size_t bytes) 
   grown_staged_.notify_all();
 }
 
-// Space is reserved before anything is staged, so that a full disk refuses an append and not a write (P4).
+// Space up to `end` is reserved before anything is staged, so that a full disk refuses an append and not a write (P4).
 template <environment Env>
 void basic_append_log<Env>::reserve(file& target, std::uint64_t& reserved, std::uint64_t& prewritten,
                                     std::uint64_t end) {
-  if (end <= reserved) return;
   std::error_code ec;
   std::uint64_t upto = std::max(end, std::min(reserved + options_.reserve_bytes, options_.segment_bytes));
   target.allocate(reserved, upto - reserved, ec);
@@ -111,7 +130,8 @@ void basic_append_log<Env>::reserve(file& target, std::uint64_t& reserved, std::
   if (ec == std::errc::not_supported) {  // P3
     ec.clear();
     for (std::uint64_t at = std::max(reserved, prewritten); at < upto && !ec;) {
-      const bytes_view zeros = detail::zero_block().first(std::min<std::uint64_t>(detail::zero_block().size(), upto - at));
+      const bytes_view zeros =
+          detail::zero_block().first(std::min<std::uint64_t>(detail::zero_block().size(), upto - at));
       target.pwrite(at, {&zeros, 1}, ec);
       if (!ec) prewritten = at += zeros.size();
     }
@@ -136,12 +156,12 @@ auto basic_append_log<Env>::prepare_file(std::uint64_t end) -> prepared_file {
     if (ec) fail_append(ec);
     result.recycled = true;
   }
-  result.opened = std::make_shared<file>(
-      env_.open(name, result.recycled ? open_mode::read_write : open_mode::truncate, ec));
+  result.opened =
+      std::make_shared<file>(env_.open(name, result.recycled ? open_mode::read_write : open_mode::truncate, ec));
   if (!ec && result.recycled) result.reserved = result.prewritten = result.opened->size(ec);
   if (ec) fail_append(ec);
   try {
-    reserve(*result.opened, result.reserved, result.prewritten, end);
+    if (end > result.reserved) reserve(*result.opened, result.reserved, result.prewritten, end);
   } catch (const std::system_error&) {
     env_.remove(name, ec);
     throw;
@@ -166,7 +186,8 @@ log_codec::record_verdict basic_append_log<Env>::append_encoded(bytes_view& reco
   return log_codec::record_verdict::ok;
 }
 
-// --- flushing -----------------------------------------------------------------------------------------------------------
+// --- flushing
+// -----------------------------------------------------------------------------------------------------------
 
 template <environment Env>
 awaitable<void> basic_append_log<Env>::flush_staged() {
@@ -190,8 +211,8 @@ awaitable<std::error_code> basic_append_log<Env>::flush() {
   const index_t upto = staged_.index;
   while (!ec && written_.index < upto) {
     const auto& chunks = tail_.chunks();
-    const auto next = std::find_if(chunks.begin(), chunks.end(),
-                                   [](const auto& chunk) { return chunk->written != chunk->used; });
+    const auto next =
+        std::find_if(chunks.begin(), chunks.end(), [](const auto& chunk) { return chunk->written != chunk->used; });
     if ((*next)->opens_segment) {
       const detail::hot_tail::chunk_ptr opening = *next;
       ec = co_await open_next_segment(opening->before);
@@ -293,7 +314,8 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   } else {
     opened->pwrite(0, {&page, 1}, ec);
   }
-  if (!ec) env_.rename(path(log_files::numbered(base.index + 1, log_files::temporary_suffix)), path_of(added.header), ec);
+  if (!ec)
+    env_.rename(path(log_files::numbered(base.index + 1, log_files::temporary_suffix)), path_of(added.header), ec);
   if (!ec && syncs()) ec = co_await env_.sync_directory(directory_, options_.sync_where);
   if (ec) co_return ec;
 
@@ -423,13 +445,13 @@ awaitable<void> basic_append_log<Env>::sync() {
   co_await run_owned(sync_owned());
 }
 
-// --- reading ------------------------------------------------------------------------------------------------------------
+// --- reading
+// ------------------------------------------------------------------------------------------------------------
 
 template <environment Env>
 std::size_t basic_append_log<Env>::number_of_segment(index_t index) const noexcept {
-  const auto after = std::upper_bound(segments_.begin(), segments_.end(), index, [](index_t i, const segment& each) {
-    return i <= each.header.base.index;
-  });
+  const auto after = std::upper_bound(segments_.begin(), segments_.end(), index,
+                                      [](index_t i, const segment& each) { return i <= each.header.base.index; });
   return static_cast<std::size_t>(after - segments_.begin()) - 1;
 }
 
@@ -515,8 +537,7 @@ record_batch basic_append_log<Env>::read(read_place& place, std::size_t max_byte
   if (walk.bytes == 0) {
     place.reader.reset();
     place.source.reset();
-    throw std::system_error(errc::corrupt,
-                            "record " + std::to_string(place.next) + " in " + path_of(from.header));
+    throw std::system_error(errc::corrupt, "record " + std::to_string(place.next) + " in " + path_of(from.header));
   }
   record_batch batch(mapped->bytes().subspan(place.offset, walk.bytes), place.next, walk.next - 1, mapped);
   place.offset += walk.bytes;
@@ -551,7 +572,8 @@ awaitable<std::error_code> basic_append_log<Env>::readable(index_t index, visibi
   co_return std::error_code();
 }
 
-// --- changing the ends --------------------------------------------------------------------------------------------------
+// --- changing the ends
+// --------------------------------------------------------------------------------------------------
 
 template <environment Env>
 awaitable<void> basic_append_log<Env>::run_owned(awaitable<void> work) {
@@ -662,8 +684,8 @@ awaitable<void> basic_append_log<Env>::truncate_suffix_owned(index_t keep) {
   const std::size_t number = keep == base().index ? 0 : number_of_segment(keep);
   const std::shared_ptr<reader> mapped = reader_of(segments_[number]);
   const segment_header header = segments_[number].header;
-  const std::uint64_t end = keep == header.base.index ? log_format::segment_header_bytes
-                                                      : mapped->offset_of(keep + 1, segments_[number].end);
+  const std::uint64_t end =
+      keep == header.base.index ? log_format::segment_header_bytes : mapped->offset_of(keep + 1, segments_[number].end);
   if (end == 0) throw std::system_error(errc::corrupt, path_of(header));
 
   throw_if_failed(co_await lower_watermark(*last));
@@ -780,7 +802,8 @@ awaitable<void> basic_append_log<Env>::reset(position start) {
   co_await run_owned(reset_owned(start));
 }
 
-// --- opening and closing ------------------------------------------------------------------------------------------------
+// --- opening and closing
+// ------------------------------------------------------------------------------------------------
 
 // F2: what open() read from the page cache need not be on the disk, since an earlier sync may have failed. The unsealed
 // tail is written anew and synced before anything is acknowledged on top of it.
@@ -832,8 +855,8 @@ auto basic_append_log<Env>::open(Env& env, std::string directory, log_options op
   auto log = std::make_unique<basic_append_log>(passkey(), env, directory, options);
   log->lock_ = env.lock(log->path(log_files::lock), ec);
   if (ec == errc::log_locked) {
-    throw std::system_error(ec, "log directory " + directory + " is locked by pid " +
-                                    std::to_string(log->lock_.holder_pid()));
+    throw std::system_error(
+        ec, "log directory " + directory + " is locked by pid " + std::to_string(log->lock_.holder_pid()));
   }
   if (ec) throw std::system_error(ec, "cannot lock log directory " + directory);
 

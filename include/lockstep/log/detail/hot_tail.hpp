@@ -13,13 +13,13 @@ namespace lockstep::detail {
 struct tail_chunk {
   std::unique_ptr<std::byte[]> data;
   std::size_t capacity = 0;
-  std::size_t used = 0;       ///< encoded; only grows
-  std::size_t written = 0;    ///< of `used`, handed to the file
-  std::size_t acked = 0;      ///< of `written`, as durable as the policy promises
-  std::uint64_t offset = 0;   ///< in the segment's file, of data[0]
-  position before;            ///< of the record before the chunk's first
-  position last;              ///< of the chunk's last record; of the newest chunk, as of its last write
-  bool opens_segment = false; ///< the chunk's first record is the first of a segment that is not yet created
+  std::size_t used = 0;        ///< encoded; only grows
+  std::size_t written = 0;     ///< of `used`, handed to the file
+  std::size_t acked = 0;       ///< of `written`, as durable as the policy promises
+  std::uint64_t offset = 0;    ///< in the segment's file, of data[0]
+  position before;             ///< of the record before the chunk's first
+  position last;               ///< of the chunk's last record; of the newest chunk, as of its last write
+  bool opens_segment = false;  ///< the chunk's first record is the first of a segment that is not yet created
 
   [[nodiscard]] index_t first_index() const noexcept { return before.index + 1; }
 };
@@ -66,9 +66,8 @@ class hot_tail {
 
   /// The chunk that holds `index`, or null. An index beyond the last staged one is not to be asked for.
   [[nodiscard]] const chunk_ptr* find(index_t index) const noexcept {
-    const auto after = std::upper_bound(chunks_.begin(), chunks_.end(), index, [](index_t i, const chunk_ptr& chunk) {
-      return i < chunk->first_index();
-    });
+    const auto after = std::upper_bound(chunks_.begin(), chunks_.end(), index,
+                                        [](index_t i, const chunk_ptr& chunk) { return i < chunk->first_index(); });
     if (after == chunks_.begin()) return nullptr;
     const chunk_ptr& found = *std::prev(after);
     return found == chunks_.back() || index <= found->last.index ? &found : nullptr;
