@@ -302,6 +302,11 @@ class follower_session {
   awaitable<void> cut_back(catchup::diverged_message message) {
     refuse_older_life(message.source_epoch);
     const position common = message.common;
+    if (common == position{} && of_.log.base().index != 0) {  // all of the source's history is in its log
+      co_await give_up_records(of_.log.base(), common);
+      co_await finish(of_.log.reset(common));
+      co_return;
+    }
     if (common.index >= of_.log.last().index || position_at(common.index) != common) {
       throw std::system_error(errc::malformed, "diverged");
     }
