@@ -41,10 +41,7 @@ awaitable<exit_code> converse(real::env& env, const client_command& command, con
   try {
     (void)co_await connection.handshake();
   } catch (const std::system_error& error) {
-    const bool late = error.code() == errc::timed_out;  // nothing was asked yet, whose outcome could be unknown
-    throw exit_error(exit_code::unreachable, late ? command.addr.to_string() + ": no handshake within " +
-                                                        examples::format_duration(command.timeout)
-                                                  : error.what());
+    throw exit_error(exit_code::unreachable, error.what());
   }
   const rpc_service nothing_served;
   rpc_peer peer(std::move(connection), nothing_served);
@@ -88,7 +85,7 @@ enum class effect { reads, writes };
 void check(const rpc_status& status, const client_command& command, effect of) {
   if (status.ok()) return;
   if (of == effect::reads && status.code() == errc::timed_out) {
-    throw exit_error(exit_code::outcome_unknown, command.addr.to_string() + ": timed out");
+    throw exit_error(exit_code::outcome_unknown, command.addr.to_string() + ": " + status.code().message());
   }
   if (of == effect::reads && status.code() == errc::closed) {
     throw exit_error(exit_code::unreachable,

@@ -193,6 +193,41 @@ TEST_F(catchup_divergence, with_a_source_of_an_older_life_never_cuts_a_follower_
   EXPECT_TRUE(follower.told.divergences.empty());
 }
 
+TEST_F(catchup_divergence, behind_what_a_compacted_follower_keeps_begins_from_nothing_at_a_source_that_keeps_all) {
+  for (const bool stops : {true, false}) {
+    faulty_disk here;
+    faulty_disk there;
+    leader source(in, here);
+    replica follower(in, there, stops ? follower_options() : repairing());
+    source.at.append(300, 2, "theirs");
+    for (int i = 0; i < 200; ++i) follower.at.append_one(1, std::string(300, 'f'));
+    follower.at.append(1);
+    in.run(follower.log().compact_prefix(100));
+    const position base = follower.log().base();
+    ASSERT_GT(base.index, 0u);
+    connection link(in, source, follower);
+    if (stops) {
+      ASSERT_TRUE(in.run_until([&] { return link.following.done(); }));
+      EXPECT_EQ(link.following.error(), errc::diverged);
+      EXPECT_EQ(follower.log().base(), base);
+      EXPECT_EQ(follower.log().last().index, 201u);
+    } else {
+      ASSERT_TRUE(in.run_until([&] { return follower.has_all_of(source); }));
+      EXPECT_EQ(follower.log().base(), position{});
+      expect_equal(source, follower);
+    }
+    ASSERT_EQ(follower.told.divergences.size(), 1u);
+    EXPECT_EQ(follower.told.divergences[0].common, position{});
+    EXPECT_EQ(follower.told.divergences[0].first_lost, base.index + 1);
+    EXPECT_EQ(follower.told.divergences[0].last_lost, 201u);
+    EXPECT_EQ(follower.told.divergences[0].saved_to.empty(), stops);
+    EXPECT_EQ(follower.told.snapshots_begun, 0u);
+    link.end();
+    source.at.close();
+    follower.at.close();
+  }
+}
+
 TEST_F(catchup_divergence, with_a_compacted_source_of_an_older_life_is_not_overwritten_by_its_snapshot) {
   leader source(in, source_disk, cold_log());
   replica follower(in, follower_disk, repairing());

@@ -81,6 +81,18 @@ TEST_F(catchup_push, sealed_segments_ship_from_their_files_as_the_hot_tail_does_
   expect_equal(source, follower);
 }
 
+TEST_F(catchup_push, what_is_durable_before_the_follower_looks_is_acknowledged_too) {
+  log_options unsynced = small_log();
+  unsynced.sync = sync_policy::never;
+  leader source(in, source_disk);
+  replica follower(in, follower_disk, {}, unsynced);
+  source.at.append(10);
+  connection link(in, source, follower);
+  ASSERT_TRUE(in.run_until([&] { return follower.caught_up(); }));
+  source.at.append(1);
+  EXPECT_TRUE(in.run_until([&] { return source.follower().acked == source.log().last(); }, 5s));
+}
+
 TEST_F(catchup_push, what_is_not_durable_at_the_source_is_not_shipped_unless_it_is_asked_to) {
   source_options staged;
   staged.ship = visibility::staged;

@@ -285,15 +285,16 @@ inline std::pair<pipe_stream, pipe_stream> connected_pipes(world& in, const wire
   return {pipe_stream(wire, 0), pipe_stream(wire, 1)};
 }
 
-/// Ends the channel with the coroutine, however that ends.
+/// Ends the channel with the coroutine, however that ends; where the executor's end destroys it, the channel object is
+/// gone already.
 class closing {
  public:
-  explicit closing(test_channel& of) : channel_(of) {}
+  explicit closing(const test_channel& of) : channel_(of.share()) {}
   closing(const closing&) = delete;
   ~closing() { channel_.abort(); }
 
  private:
-  test_channel& channel_;
+  test_channel channel_;
 };
 /// As programs do it: a side that has ended closes its channel.
 inline awaitable<void> serve(test_source& source, test_channel& with) {

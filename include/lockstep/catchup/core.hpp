@@ -7,6 +7,8 @@
 //   probe_reply                 <-->   probe                        ... search for the last common position
 //                                <--   diverged(common)             the follower repairs and subscribes anew
 //                                <--   snapshot, chunks, end        what follows is not kept; subscribes anew
+//                                <--   diverged({})                 nothing kept is common, and the source has all of
+//                                                                   its records but no snapshot: begin from nothing
 //   ack(durable)                <-->   records, heartbeats          push: whenever there are any
 //   fetch(limit, wait)           -->   records or a heartbeat       pull: one answer a fetch
 //                                <--   failed(why)                  at any time, and then the end
@@ -126,7 +128,8 @@ struct fetch_message {
   }
 };
 
-/// The histories agree up to `common` and the source has no record of the follower's behind it.
+/// The histories agree up to `common` and the source has no record of the follower's behind it. {}: nothing that both
+/// keep is common, and the source's log holds its whole history.
 struct diverged_message {
   position common;
   epoch_t source_epoch = 0;  ///< of the source's last record: a source of an older life must not cut a follower back

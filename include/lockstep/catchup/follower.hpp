@@ -43,7 +43,8 @@ class basic_follower {
   /// @param connection  outlives this call, which is the only one that receives from it.
   /// @throws system_error: what the channel or the log said (asio::error::eof when the source closed; log_failed, and
   ///   no_space_on_device, which leaves the log readable); diverged; stale_epoch (the source's life is older than this
-  ///   log's); snapshot_required (the source no longer keeps what is missing here and has no snapshot); malformed or
+  ///   log's); snapshot_required (the source no
+  ///   longer keeps what is missing here, or nothing kept is common, and it has no snapshot); malformed or
   ///   corrupt (the source sent what does not continue this log); record_too_large (for this log's options);
   ///   remote_failure (the source ended by an error of its own, see the text).
   ///   After any of them, run() may be called again with a new channel.

@@ -13,7 +13,8 @@ namespace lockstep {
 /// What a follower does with records of its own that the source does not have.
 enum class repair {
   stop,               ///< run() throws errc::diverged and nothing is changed
-  save_and_truncate,  ///< they are written to a file in the log's directory and cut off; then catch-up goes on
+  save_and_truncate,  ///< they are written to a file in the log's directory and cut off (all of them, when nothing that
+                      ///< both keep is common: the log begins anew then); then catch-up goes on
 };
 
 struct follower_options {
@@ -41,8 +42,9 @@ class follower_events {
   /// Everything that the source had at its last heartbeat is durable here. Told when it becomes so.
   virtual void caught_up(const position& at) { (void)at; }
   /// This log and the source's agree up to `common`; the records first_lost..last_lost of this log are not the
-  /// source's. When nothing that both keep is common, `common` is {}, all of this log is lost and a snapshot will
-  /// replace it; first_lost is last_lost + 1 then if this log holds no record.
+  /// source's. When nothing that both keep is common, `common` is {} and all of this log is lost: a snapshot will
+  /// replace it, or, when none begins, the source's records from the first on. What the program made of this log's
+  /// compacted records is not the source's either then. first_lost is last_lost + 1 if this log holds no record.
   /// @param saved_to  the file that they were written to, as one segment of a log; empty when the follower stops or
   ///   there was no record.
   virtual void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) {

@@ -6,19 +6,24 @@
 //
 // Promises. A follower gets exactly the records behind the position that it presented, in order, as the bytes that lie
 // in this log; a follower whose history is not this log's is told the last common position; one that retention has
-// passed by is sent the latest snapshot, announced as such. Nothing is skipped silently. Whatever a follower sends,
-// this log is not changed, and other followers are served on. What it does not promise. It does not wait for followers:
-// retention and acknowledgement quorums are the program's business (followers() says who has what). It believes what a
-// follower says it has made durable. It does not verify what it ships; the follower does. A snapshot that is cut short
-// is sent anew from its beginning. A follower that does not read holds memory (one batch and the channel's queue) until
-// the channel's idle_timeout or the program ends it.
+// passed by is sent the latest snapshot, announced as such; one with which nothing kept is common gets the snapshot
+// too, or, where there is none and this log keeps every record, is told to begin from nothing. Nothing is skipped
+// silently. Whatever a follower sends, this log is not changed, and other followers are served on. What it does not
+// promise. It does not wait for followers: retention and acknowledgement quorums are the program's business
+// (followers() says who has what). It believes what a follower says it has made durable. It does not verify what it
+// ships; the follower does. A snapshot that is cut short is sent anew from its beginning. A follower that does not read
+// holds memory (one batch and the channel's queue) until the channel's idle_timeout or the program ends it.
 #pragma once
 
 #include "lockstep/catchup/detail/source_session.hpp"
 #include "lockstep/catchup/source_options.hpp"
 
+#include <exception>
 #include <list>
 #include <memory>
+#include <system_error>
+#include <utility>
+
 namespace lockstep {
 
 /// Serves any number of followers. The log, the environment and the snapshot provider outlive it.

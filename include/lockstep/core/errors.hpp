@@ -9,7 +9,7 @@ namespace lockstep {
 enum class errc {
   // transport
   closed = 1,          ///< the channel, link, log or node was closed by this side
-  timed_out,           ///< the deadline passed; the outcome of what was asked is unknown
+  timed_out,           ///< the deadline passed (for a call, see rpc_status::outcome_unknown)
   idle_timeout,        ///< nothing arrived from the peer for longer than allowed
   overloaded,          ///< a bounded queue is full
   frame_too_large,     ///< a frame's length exceeds the limit; nothing was allocated for it
@@ -44,7 +44,7 @@ class category final : public std::error_category {
   std::string message(int value) const override {
     switch (static_cast<errc>(value)) {
       case errc::closed: return "closed";
-      case errc::timed_out: return "timed out, outcome unknown";
+      case errc::timed_out: return "timed out";
       case errc::idle_timeout: return "peer silent for too long";
       case errc::overloaded: return "queue full";
       case errc::frame_too_large: return "frame exceeds the size limit";

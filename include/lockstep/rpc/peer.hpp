@@ -106,7 +106,9 @@ class basic_rpc_peer {
   awaitable<rpc_status> call(std::uint32_t method, bytes_view arguments, byte_buffer& result, duration timeout);
 
   /// Asks for the items of `method`. A stream that could not be begun has ended, see its status().
+  /// @param arguments  as in call(); the caller's again when this completes, while the stream goes on.
   /// @param timeout  for the whole stream; 0: none.
+  /// Cancellation: the handler, if it was begun, is asked to stop; throws operation_aborted.
   awaitable<stream_type> open_stream(std::uint32_t method, bytes_view arguments, duration timeout = duration(0));
 
   /// Says goodbye (both sides begin no new requests of the other, or calls), stops streams, waits for calls and

@@ -39,11 +39,11 @@ class rpc_status {
   /// The handler's own words, when code() is remote_failure.
   [[nodiscard]] const std::string& text() const noexcept { return text_; }
 
-  /// For people.
+  /// For people. Says "outcome unknown" exactly when outcome_unknown().
   [[nodiscard]] std::string message() const {
     if (ok()) return "ok";
     std::string words = text_.empty() ? code_.message() : text_;
-    if (outcome_unknown_ && code_ != errc::timed_out) words += ", outcome unknown";
+    if (outcome_unknown_) words += ", outcome unknown";
     return words;
   }
 

@@ -95,22 +95,24 @@ class follower_session {
     progress_->caught_up = false;
   }
 
-  // Tells the source what is durable here, once a group commit.
+  // Tells the source what is durable here, once a group commit. Records may be durable already when this wakes up.
   awaitable<void> acknowledge() {
     for (;;) {
-      while (of_.log.acked().index >= of_.log.last().index) {
+      while (!may_acknowledge() && of_.log.acked().index >= of_.log.last().index) {
         const std::error_code ec = co_await staged_.wait();
         if (ec) throw std::system_error(ec);
       }
       co_await of_.log.durable(of_.log.last().index);
-      // Otherwise the next subscription will say it.
-      if (at_ != stage::following || of_.log.acked().index <= acknowledged_) continue;
+      if (!may_acknowledge()) continue;  // the next subscription will say it
       catchup::position_message message;
       message.position = of_.log.acked();
       acknowledged_ = message.position.index;
       update_caught_up();
       co_await say(catchup::message::ack, message);
     }
+  }
+  [[nodiscard]] bool may_acknowledge() const noexcept {
+    return at_ == stage::following && of_.log.acked().index > acknowledged_;
   }
 
   // Pull: a fetch at a time.
@@ -300,6 +302,11 @@ class follower_session {
   awaitable<void> cut_back(catchup::diverged_message message) {
     refuse_older_life(message.source_epoch);
     const position common = message.common;
+    if (common == position{} && of_.log.base().index != 0) {  // all of the source's history is in its log
+      co_await give_up_records(of_.log.base(), common);
+      co_await finish(of_.log.reset(common));
+      co_return;
+    }
     if (common.index >= of_.log.last().index || position_at(common.index) != common) {
       throw std::system_error(errc::malformed, "diverged");
     }

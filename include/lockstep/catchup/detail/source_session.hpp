@@ -218,12 +218,16 @@ class source_session {
     } else if (shippable_at(common_.index) != common_) {  // compacted or cut off since it was compared
       co_await answer();
     } else {
-      catchup::diverged_message message;
-      message.common = common_;
-      message.source_epoch = shippable().epoch;
-      enter(stage::idle);
-      co_await say(catchup::message::diverged, message);
+      co_await say_diverged(common_);
     }
+  }
+
+  awaitable<void> say_diverged(position common) {
+    catchup::diverged_message message;
+    message.common = common;
+    message.source_epoch = shippable().epoch;
+    enter(stage::idle);  // before it is said: the follower subscribes anew as soon as it has repaired its log
+    return say(catchup::message::diverged, message);
   }
 
   // --- Shipping -----------------------------------------------------------------------------------------------------
@@ -313,7 +317,11 @@ class source_session {
     std::optional<snapshot_image> image;
     if (of_.snapshots) image = of_.snapshots->latest();
     if (image && (image->upto.index == 0 || shippable_at(image->upto.index) != image->upto)) image.reset();
-    if (!image) throw std::system_error(errc::snapshot_required, "for follower " + status_->address);
+    if (!image && of_.log.base() == position{}) {  // nothing is missing here: the follower can begin anew
+      co_await say_diverged(position{});
+      co_return;
+    }
+    if (!image) throw std::system_error(errc::snapshot_required, why_no_record_helps());
 
     catchup::snapshot_message announced;
     announced.upto = image->upto;
@@ -332,6 +340,13 @@ class source_session {
     end.position = image->upto;
     enter(stage::idle);  // before the end is said: the follower subscribes anew as soon as it hears it
     co_await say(catchup::message::snapshot_end, end);
+  }
+
+  [[nodiscard]] std::string why_no_record_helps() const {
+    std::string why = "follower " + status_->address;
+    if (differs_from_ != 0) why += ", whose records differ from " + std::to_string(differs_from_) + " on,";
+    return why + " cannot be served from record " + std::to_string(of_.log.first_index()) +
+           " on, the first that is kept, and there is no snapshot";
   }
 
   const source_parts<Env>& of_;
