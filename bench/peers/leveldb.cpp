@@ -1,9 +1,6 @@
 // LevelDB's log writer, appending what lockstep appends in bench/log.cpp.
 //
-// The class is not in LevelDB's public interface: its static library has it, the shared one hides it. CMakeLists.txt
-// defines LOCKSTEP_LEVELDB_LOG_WRITER where the static library is there.
-
-#ifdef LOCKSTEP_LEVELDB_LOG_WRITER
+// The class is not in LevelDB's public interface: its static library has it, the shared one hides it.
 
 #include <leveldb/env.h>
 #include <leveldb/slice.h>
@@ -101,4 +98,3 @@ const bool registered = [] {
 }  // namespace
 }  // namespace lockstep::bench
 
-#endif
