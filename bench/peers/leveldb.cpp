@@ -97,4 +97,3 @@ const bool registered = [] {
 
 }  // namespace
 }  // namespace lockstep::bench
-

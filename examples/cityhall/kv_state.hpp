@@ -80,7 +80,8 @@ class kv_state {
   /// comes behind *after; until it returns false.
   template <class Visit>
   void scan(std::string_view prefix, const std::string* after, Visit&& visit) const {
-    auto pair = after && std::string_view(*after).compare(prefix) >= 0 ? pairs_.upper_bound(*after) : pairs_.lower_bound(prefix);
+    auto pair = after && std::string_view(*after).compare(prefix) >= 0 ? pairs_.upper_bound(*after)
+                                                                       : pairs_.lower_bound(prefix);
     for (; pair != pairs_.end() && std::string_view(pair->first).starts_with(prefix); ++pair) {
       if (!visit(std::string_view(pair->first), std::string_view(pair->second))) return;
     }

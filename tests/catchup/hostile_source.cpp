@@ -477,8 +477,9 @@ TEST_F(catchup_hostile_source, that_does_not_continue_its_own_snapshot_is_refuse
 
 TEST_F(catchup_hostile_source, that_says_it_failed_is_believed_in_every_stage_whatever_the_code) {
   for (const stage where : all_stages) {
-    for (const std::uint64_t code : std::initializer_list<std::uint64_t>{std::uint64_t{0}, std::uint64_t{17}, std::uint64_t{22}, std::uint64_t{23},
-                                     std::uint64_t{999}, std::numeric_limits<std::uint64_t>::max()}) {
+    for (const std::uint64_t code :
+         std::initializer_list<std::uint64_t>{std::uint64_t{0}, std::uint64_t{17}, std::uint64_t{22}, std::uint64_t{23},
+                                              std::uint64_t{999}, std::numeric_limits<std::uint64_t>::max()}) {
       make_follower_for(where);
       const auto met = bring_to(where);
       met->peer.say(message::failed, catchup::failed_message{code, 7});

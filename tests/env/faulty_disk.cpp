@@ -1142,7 +1142,8 @@ TEST_F(enumeration, shows_the_corner_cases_and_no_image_twice) {
 TEST_F(enumeration, keeps_to_its_budget) {
   file f = durable_file("/f", "");
   for (std::uint64_t i = 0; i < 10; ++i) ASSERT_FALSE(write(f, i * page_size, page_of('x')));
-  for (const std::size_t budget : std::initializer_list<std::size_t>{0u, 1u, 3u, 20u}) EXPECT_EQ(images_of(disk, budget).size(), budget);
+  for (const std::size_t budget : std::initializer_list<std::size_t>{0u, 1u, 3u, 20u})
+    EXPECT_EQ(images_of(disk, budget).size(), budget);
 }
 
 // The smallest program with a promise: it acks each record after its sync.

@@ -326,7 +326,8 @@ TYPED_TEST(file_contract, a_map_shows_the_bytes_at_any_offset) {
   for (int i = 0; content.size() < 20'000; ++i) content += std::to_string(i) + ",";
   EXPECT_FALSE(this->write(f, 0, content));
   for (const std::size_t offset : std::initializer_list<std::size_t>{0u, 1u, 4095u, 4096u, 4097u, 10'000u, 19'999u}) {
-    for (const std::size_t length : std::initializer_list<std::size_t>{std::size_t{1}, std::size_t{5000}, content.size() - offset}) {
+    for (const std::size_t length :
+         std::initializer_list<std::size_t>{std::size_t{1}, std::size_t{5000}, content.size() - offset}) {
       if (offset + length > content.size()) continue;
       std::error_code ec = make_error_code(errc::corrupt);
       const auto mapped = f.map(offset, length, ec);

@@ -254,8 +254,9 @@ TEST(append_log_real, with_the_options_of_a_default_takes_large_records) {
   {
     real_life life;
     life.opened(directory / "log", options);
-    for (const std::size_t size : std::initializer_list<std::size_t>{std::size_t{0}, std::size_t{100}, std::size_t{300 << 10}, std::size_t{5 << 20},
-                                   std::size_t{8 << 20}, std::size_t{1}}) {
+    for (const std::size_t size :
+         std::initializer_list<std::size_t>{std::size_t{0}, std::size_t{100}, std::size_t{300 << 10},
+                                            std::size_t{5 << 20}, std::size_t{8 << 20}, std::size_t{1}}) {
       expected.emplace_back(size, static_cast<char>('a' + expected.size()));
       life.log->append(1, as_bytes(expected.back()));
       run(life.io, life.log->durable(life.log->last().index));

@@ -55,7 +55,8 @@ TEST(rpc_codec, what_is_too_short_is_refused) {
   for (std::size_t size = 0; size < failure.size(); ++size) {
     EXPECT_FALSE(rpc_failure_message::decode(as_bytes(failure).first(size)));
   }
-  for (const std::size_t size : std::initializer_list<std::size_t>{0u, 3u, 5u}) EXPECT_FALSE(rpc_credit_message::decode(as_bytes(zeros).first(size)));
+  for (const std::size_t size : std::initializer_list<std::size_t>{0u, 3u, 5u})
+    EXPECT_FALSE(rpc_credit_message::decode(as_bytes(zeros).first(size)));
 }
 
 TEST(rpc_codec, causes_and_reserved_bytes_that_nobody_sends_are_refused) {

@@ -186,7 +186,8 @@ TEST(rpc_peer, both_sides_call_and_serve) {
 
 TEST(rpc_peer, arguments_and_results_of_all_sizes_arrive) {
   two_peers p(rpc_options(), roomy_channel(), small_buffer);
-  for (const std::size_t size : std::initializer_list<std::size_t>{0u, 1u, 1000u, 16384u, 16385u, 100'000u, 3'000'000u}) {
+  for (const std::size_t size :
+       std::initializer_list<std::size_t>{0u, 1u, 1000u, 16384u, 16385u, 100'000u, 3'000'000u}) {
     const std::string arguments(size, 'x');
     const outcome got = run(p.io, call(*p.here, handlers::echo, arguments));
     EXPECT_TRUE(got.status.ok()) << got.status.message();

@@ -12,9 +12,9 @@ namespace lockstep {
 
 /// `HOST:PORT`, `[V6]:PORT` or `unix:PATH`. The host may be a name; resolving it is the environment's work.
 struct address {
-  std::string host;         ///< empty for a Unix-domain socket
-  std::uint16_t port = 0;   ///< 0 lets the system choose when listening
-  std::string path;         ///< not empty: a Unix-domain socket
+  std::string host;        ///< empty for a Unix-domain socket
+  std::uint16_t port = 0;  ///< 0 lets the system choose when listening
+  std::string path;        ///< not empty: a Unix-domain socket
 
   address() = default;
   address(std::string host_name, std::uint16_t port_number) : host(std::move(host_name)), port(port_number) {}

@@ -1,4 +1,5 @@
-// The `lockstep` error category. Expected outcomes are returned as these codes; the rest is thrown as std::system_error.
+// The `lockstep` error category. Expected outcomes are returned as these codes; the rest is thrown as
+// std::system_error.
 #pragma once
 
 #include <string>
@@ -8,33 +9,33 @@ namespace lockstep {
 
 enum class errc {
   // transport
-  closed = 1,          ///< the channel, link, log or node was closed by this side
-  timed_out,           ///< the deadline passed (for a call, see rpc_status::outcome_unknown)
-  idle_timeout,        ///< nothing arrived from the peer for longer than allowed
-  overloaded,          ///< a bounded queue is full
-  frame_too_large,     ///< a frame's length exceeds the limit; nothing was allocated for it
-  bad_checksum,        ///< bytes arrived whole but changed
-  malformed,           ///< bytes that no correct peer sends
-  truncated,           ///< the peer's bytes ended in the middle of a message
-  not_lockstep,        ///< the peer does not speak this protocol at all
-  wrong_version,       ///< the peer speaks a protocol version that this side does not
-  wrong_cluster,       ///< the peer belongs to another cluster
-  wrong_node,          ///< the peer is not the node that was expected, or carries this node's own id
-  unknown_method,      ///< the peer does not serve the requested method
-  remote_failure,      ///< the peer answered with an error of its own
+  closed = 1,       ///< the channel, link, log or node was closed by this side
+  timed_out,        ///< the deadline passed (for a call, see rpc_status::outcome_unknown)
+  idle_timeout,     ///< nothing arrived from the peer for longer than allowed
+  overloaded,       ///< a bounded queue is full
+  frame_too_large,  ///< a frame's length exceeds the limit; nothing was allocated for it
+  bad_checksum,     ///< bytes arrived whole but changed
+  malformed,        ///< bytes that no correct peer sends
+  truncated,        ///< the peer's bytes ended in the middle of a message
+  not_lockstep,     ///< the peer does not speak this protocol at all
+  wrong_version,    ///< the peer speaks a protocol version that this side does not
+  wrong_cluster,    ///< the peer belongs to another cluster
+  wrong_node,       ///< the peer is not the node that was expected, or carries this node's own id
+  unknown_method,   ///< the peer does not serve the requested method
+  remote_failure,   ///< the peer answered with an error of its own
 
   // log
-  log_failed,          ///< an earlier write or sync failed: the log accepts nothing more until it is opened again
-  log_locked,          ///< another process writes to this directory
-  corrupt,             ///< stored bytes that were once good are not any more; no file was changed
-  compacted,           ///< the index lies before the first record that is still kept
-  out_of_range,        ///< the index lies beyond the last record
-  record_too_large,    ///< the payload exceeds the log's limit
-  stale_epoch,         ///< an epoch lower than one already seen
+  log_failed,        ///< an earlier write or sync failed: the log accepts nothing more until it is opened again
+  log_locked,        ///< another process writes to this directory
+  corrupt,           ///< stored bytes that were once good are not any more; no file was changed
+  compacted,         ///< the index lies before the first record that is still kept
+  out_of_range,      ///< the index lies beyond the last record
+  record_too_large,  ///< the payload exceeds the log's limit
+  stale_epoch,       ///< an epoch lower than one already seen
 
   // replication
-  diverged,            ///< the histories disagree at or before the presented position
-  snapshot_required,   ///< the source no longer keeps the records that would continue the presented position
+  diverged,           ///< the histories disagree at or before the presented position
+  snapshot_required,  ///< the source no longer keeps the records that would continue the presented position
 };
 
 namespace detail {
