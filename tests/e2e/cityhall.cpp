@@ -669,6 +669,7 @@ TEST(cityhall_divergence, a_read_of_a_write_that_a_later_leader_lost_is_refused_
   EXPECT_EQ(node(leader_on(dir / "B")).interrupt(), 0);
   node leader(leader_on(dir / "B"));  // of epoch 3
   node replica(replica_of(leader, dir / "replica", {"--port", "0"}));
+  replica.log().wait_for("caught up");  // until it was cut, the replica reads from its own history
   for (const std::string& at : {leader.clients(), replica.clients()}) {
     const run_result refused = get_at(at, "only in A", gone);
     EXPECT_EQ(refused.code, 1);
