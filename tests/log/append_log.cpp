@@ -563,6 +563,21 @@ TEST(append_log_refuses, no_single_record_for_being_larger_than_what_may_be_unsy
   life.close();
 }
 
+TEST(append_log_refuses, to_wait_for_what_a_closed_log_will_never_hold) {
+  faulty_disk disk;
+  log_life life(disk);
+  life.opened().write_up_to(3);
+  run(life.io, life.log->close());
+  EXPECT_EQ(error_of([&] { life.durable(4); }), errc::closed);
+  auto waiting = test::start(life.io, life.log->durable(5));
+  life.io.restart();
+  while (life.io.poll_one() != 0 && !waiting.done()) {
+    life.log.reset();  // after close(), whoever asks may find it gone
+  }
+  test::poll(life.io);
+  EXPECT_EQ(waiting.error(), errc::closed);
+}
+
 TEST(append_log_refuses, everything_but_reading_when_it_is_closing_and_that_too_when_it_is_closed) {
   faulty_disk disk;
   log_life life(disk);

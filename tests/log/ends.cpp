@@ -152,6 +152,32 @@ TEST_P(append_log_ends, what_waits_for_a_record_is_not_left_behind_when_it_is_ta
   }
 }
 
+awaitable<void> append_after_one_refusal(log_life::log_type& log) {
+  try {
+    log.append(log.last().epoch + 1, as_bytes("x"));
+    co_return;
+  } catch (const std::system_error& error) {
+    EXPECT_EQ(error.code(), errc::overloaded);
+  }
+  co_await log.durable(log.last().index);
+  log.append(log.last().epoch + 1, as_bytes("x"));
+}
+
+TEST_P(append_log_ends, whoever_is_refused_during_a_cut_waits_once_for_its_end) {
+  for (int steps = 0; steps < 60; ++steps) {
+    faulty_disk fresh;
+    log_life life(fresh, options());
+    life.opened().append_up_to(15);  // not durable when the cut begins
+    auto cutting = start(life.io, life.log->truncate_suffix(3));
+    life.io.restart();
+    for (int step = 0; step < steps; ++step) life.io.poll_one();
+    auto writing = start(life.io, append_after_one_refusal(*life.log));
+    ASSERT_TRUE(run_until(life.io, [&] { return cutting.done() && writing.done(); })) << steps;
+    ASSERT_FALSE(writing.failed()) << steps;
+    life.close();
+  }
+}
+
 awaitable<void> append_when_possible(log_life::log_type& log, int times, std::vector<position>& acked) {
   for (int i = 0; i < times; ++i) {
     const std::uint64_t rewinds = log.rewinds();

@@ -109,7 +109,8 @@ class basic_append_log {
   /// @throws system_error: out_of_range when nothing was appended there, log_failed, closed, operation_aborted.
   /// Cancellation: the record stays staged and becomes durable anyway.
   awaitable<void> durable(index_t index) {
-    return acked_.index >= index ? taken_back() : acks_.wait_as(ack_wait(*this, index));
+    if (acked_.index >= index || taking_back_) return durable_and_taken_back(index);
+    return acks_.wait_as(ack_wait(*this, index));
   }
 
   /// Makes everything that is staged now durable by a datasync, whatever the policy.
@@ -254,8 +255,9 @@ class basic_append_log {
     explicit visit(basic_append_log& log) noexcept : log_(log), alive_(log.alive_) { ++log_.visits_; }
     visit(const visit&) = delete;
     ~visit() {
-      if (!alive_.expired() && --log_.visits_ == 0) log_.visits_ended_.notify_all();
+      if (!log_is_gone() && --log_.visits_ == 0) log_.visits_ended_.notify_all();
     }
+    [[nodiscard]] bool log_is_gone() const noexcept { return alive_.expired(); }
 
    private:
     basic_append_log& log_;
@@ -278,13 +280,15 @@ class basic_append_log {
       if (number > log->staged_.index) return errc::out_of_range;
       return std::nullopt;
     }
+    // The log may be gone when the coroutine was resumed but did not run before that.
     std::exception_ptr end(std::error_code ec) {
       if (!ec) return nullptr;
+      const bool there = !inside->log_is_gone();
       try {
-        if (ec == errc::out_of_range) throw std::system_error(ec, log->where("nothing was appended at"));
-        if (!is_cancelled(ec)) log->throw_if_unusable();
+        if (there && ec == errc::out_of_range) throw std::system_error(ec, log->where("nothing was appended at"));
+        if (there && !is_cancelled(ec)) log->throw_if_unusable();
         throw std::system_error(ec);
-      } catch (const std::system_error&) {
+      } catch (...) {
         return std::current_exception();
       }
     }
@@ -333,7 +337,7 @@ class basic_append_log {
   record_batch read_from_tail(read_place& place, const detail::hot_tail::chunk_ptr& chunk, std::size_t max_bytes,
                               index_t end, visibility seen);
 
-  awaitable<void> taken_back();
+  awaitable<void> durable_and_taken_back(index_t index);
 
   // Tasks of the log's own, joined by close().
   awaitable<void> flush_staged();

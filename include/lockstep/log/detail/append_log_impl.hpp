@@ -411,10 +411,11 @@ void basic_append_log<Env>::fail(std::error_code ec) {
   sync_timer_.cancel();
 }
 
-/// Whoever was refused because records are being taken back waits here for the end of that.
+// Whoever was refused because records are being taken back waits for the end of that.
 template <environment Env>
-awaitable<void> basic_append_log<Env>::taken_back() {
+awaitable<void> basic_append_log<Env>::durable_and_taken_back(index_t index) {
   const visit inside(*this);
+  if (acked_.index < index) co_await acks_.wait_as(ack_wait(*this, index));
   while (taking_back_ && !failure_) {
     wait_list::place waiting;
     co_await taken_back_.wait_at(waiting);
