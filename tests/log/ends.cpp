@@ -164,17 +164,21 @@ awaitable<void> append_after_one_refusal(log_life::log_type& log) {
 }
 
 TEST_P(append_log_ends, whoever_is_refused_during_a_cut_waits_once_for_its_end) {
-  for (int steps = 0; steps < 60; ++steps) {
-    faulty_disk fresh;
-    log_life life(fresh, options());
-    life.opened().append_up_to(15);  // not durable when the cut begins
-    auto cutting = start(life.io, life.log->truncate_suffix(3));
-    life.io.restart();
-    for (int step = 0; step < steps; ++step) life.io.poll_one();
-    auto writing = start(life.io, append_after_one_refusal(*life.log));
-    ASSERT_TRUE(run_until(life.io, [&] { return cutting.done() && writing.done(); })) << steps;
-    ASSERT_FALSE(writing.failed()) << steps;
-    life.close();
+  for (int begun = 0; begun < 8; ++begun) {
+    for (int steps = 0; steps < 40; ++steps) {
+      faulty_disk fresh;
+      log_life life(fresh, options());
+      life.opened().append_up_to(15);
+      life.io.restart();
+      for (int step = 0; step < begun; ++step) life.io.poll_one();
+      life.append_up_to(20);  // behind a write that is under way: not durable when the cut begins
+      auto cutting = start(life.io, life.log->truncate_suffix(3));
+      for (int step = 0; step < steps; ++step) life.io.poll_one();
+      auto writing = start(life.io, append_after_one_refusal(*life.log));
+      ASSERT_TRUE(run_until(life.io, [&] { return cutting.done() && writing.done(); })) << begun << ' ' << steps;
+      ASSERT_FALSE(writing.failed()) << begun << ' ' << steps;
+      life.close();
+    }
   }
 }
 
