@@ -119,9 +119,13 @@ class faulty_env {
   class mapping;
   class file_lock;
 
-  /// @param disk  Shared: it stays as long as the env or a file of it does.
+  /// @param disk  Shared: it stays as long as the env or a file of it does. Keeps its history from now on.
   faulty_env(asio::any_io_executor executor, faulty_disk& disk, std::uint64_t seed = 1)
-      : real_(std::move(executor), real::env_options{1, seed}), disk_(disk.state_), pid_(++disk_->last_pid) {}
+      : real_(std::move(executor), real::env_options{1, seed}),
+        disk_(sim::detail::disk_access::state_of(disk)),
+        pid_(++disk_->last_pid) {
+    disk.keep_history(true);
+  }
   faulty_env(const faulty_env&) = delete;
   faulty_env& operator=(const faulty_env&) = delete;
 
@@ -211,7 +215,7 @@ class faulty_env::mapping {
 
  private:
   friend class file;
-  std::shared_ptr<detail::live_file> file_;
+  std::shared_ptr<disk_state::live_file> file_;
   bytes_view bytes_;
 };
 
@@ -263,7 +267,7 @@ class faulty_env::file {
  private:
   friend class faulty_env;
   std::shared_ptr<disk_state> disk_;
-  std::shared_ptr<detail::live_file> file_;
+  std::shared_ptr<disk_state::live_file> file_;
   asio::any_io_executor executor_;
   const void* owner_ = nullptr;
   std::string path_;
@@ -292,11 +296,11 @@ class faulty_env::file_lock {
  private:
   friend class faulty_env;
   void release() noexcept {
-    if (file_) disk_->locks.erase(file_->node.get());
+    if (file_) disk_->unlock(*file_);
     file_ = nullptr;
   }
   std::shared_ptr<disk_state> disk_;
-  std::shared_ptr<detail::live_file> file_;
+  std::shared_ptr<disk_state::live_file> file_;
   long holder_pid_ = 0;
 };
 

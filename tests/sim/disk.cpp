@@ -1,4 +1,4 @@
-#include "support/faulty_disk.hpp"
+#include "lockstep/sim/disk.hpp"
 
 #include "support/faulty_env.hpp"
 #include "support/run.hpp"
@@ -32,8 +32,8 @@ constexpr power_cut everything_survives{all, all, all, 0};
 std::string page_of(char letter) { return std::string(page_size, letter); }
 
 // A program and its disk.
-struct faulty_disk_test : testing::Test {
-  faulty_disk disk;
+struct disk_test : testing::Test {
+  sim::disk disk;
   asio::io_context io;
   faulty_env env{io.get_executor(), disk};
 
@@ -86,7 +86,7 @@ struct faulty_disk_test : testing::Test {
     return open(path, open_mode::read_write);
   }
 
-  static std::optional<std::string> text(const faulty_disk& of, const std::string& path, view which = view::cached) {
+  static std::optional<std::string> text(const sim::disk& of, const std::string& path, view which = view::cached) {
     const auto bytes = of.bytes(path, which);
     if (!bytes) return std::nullopt;
     return std::string(as_text(*bytes));
@@ -107,7 +107,7 @@ struct faulty_disk_test : testing::Test {
 
 // --- operations are counted, described and shown ---
 
-using counted_operations = faulty_disk_test;
+using counted_operations = disk_test;
 
 TEST_F(counted_operations, each_call_is_one_operation_with_a_description) {
   ASSERT_FALSE(create_directory("/d"));
@@ -217,7 +217,7 @@ TEST_F(counted_operations, the_hook_may_crash_the_program) {
 
 // --- injected faults ---
 
-using faults = faulty_disk_test;
+using faults = disk_test;
 
 TEST_F(faults, the_nth_operation_fails_once_and_changes_nothing) {
   file f = open("/f");
@@ -322,7 +322,7 @@ TEST_F(faults, opening_with_truncate_fails_as_a_whole_when_its_truncation_does) 
 
 // --- space ---
 
-struct space : faulty_disk_test {
+struct space : disk_test {
   space() { disk.set_capacity(4 * page_size); }
 };
 
@@ -412,7 +412,7 @@ TEST_F(space, images_count_their_own) {
   EXPECT_EQ(disk.power_loss(everything_survives).used(), 3 * page_size);
   EXPECT_EQ(disk.power_loss(nothing_survives).used(), 0u);
   // … and have the same capacity.
-  faulty_disk image = disk.power_loss(everything_survives);
+  sim::disk image = disk.power_loss(everything_survives);
   faulty_env other(io.get_executor(), image);
   std::error_code ec;
   file g = other.open("/g", open_mode::create, ec);
@@ -429,7 +429,7 @@ TEST_F(space, a_file_has_a_largest_size) {
 
 // --- what a sync makes durable ---
 
-using durability = faulty_disk_test;
+using durability = disk_test;
 
 TEST_F(durability, a_write_alone_makes_nothing_durable) {
   file f = durable_file("/f", "old");
@@ -524,7 +524,7 @@ TEST_F(durability, settle_makes_everything_durable) {
 
 // --- failed syncs (fsyncgate) ---
 
-struct failed_sync : faulty_disk_test {
+struct failed_sync : disk_test {
   file f = durable_file("/f", page_of('0') + page_of('0'));
 
   void SetUp() override {
@@ -586,12 +586,12 @@ TEST_F(failed_sync, of_a_directory_leaves_its_entries_pending) {
 
 // --- power loss: bytes ---
 
-using power_loss = faulty_disk_test;
+using power_loss = disk_test;
 
 TEST_F(power_loss, leaves_a_disk_on_which_all_is_durable) {
   file f = durable_file("/f", "old");
   ASSERT_FALSE(write(f, 0, "new"));
-  const faulty_disk image = disk.power_loss(everything_survives);
+  const sim::disk image = disk.power_loss(everything_survives);
   EXPECT_EQ(text(image, "/f"), "new");
   EXPECT_EQ(text(image, "/f", view::durable), "new");
   EXPECT_EQ(text(image.power_loss(nothing_survives), "/f"), "new");
@@ -601,7 +601,7 @@ TEST_F(power_loss, changes_nothing_on_the_disk_that_it_is_taken_of) {
   file f = durable_file("/f", "old");
   ASSERT_FALSE(write(f, 0, "new"));
   {
-    faulty_disk image = disk.power_loss(everything_survives);
+    sim::disk image = disk.power_loss(everything_survives);
     image.replace("/f", as_bytes("changed"));
   }
   EXPECT_EQ(cached("/f"), "new");
@@ -680,10 +680,10 @@ TEST_F(power_loss, may_keep_a_size_without_its_bytes) {
 TEST_F(power_loss, may_keep_bytes_and_not_the_size_and_then_they_are_gone) {
   file f = durable_file("/f", "old");
   ASSERT_FALSE(write(f, 3, std::string(10'000, 'x')));
-  const faulty_disk image = disk.power_loss({all, none, all, 0});
+  const sim::disk image = disk.power_loss({all, none, all, 0});
   EXPECT_EQ(text(image, "/f"), "old");
   // What lies beyond the size does not come back when the file grows again.
-  faulty_disk grown = image.process_crash();
+  sim::disk grown = image.process_crash();
   faulty_env other(io.get_executor(), grown);
   std::error_code ec;
   file again = other.open("/f", open_mode::read_write, ec);
@@ -771,7 +771,7 @@ TEST_F(power_loss, a_file_that_grows_often_keeps_its_sizes_in_order) {
 
 // --- power loss: names ---
 
-using names = faulty_disk_test;
+using names = disk_test;
 
 TEST_F(names, are_pending_until_their_directory_is_synced) {
   open("/f");
@@ -814,10 +814,10 @@ TEST_F(names, a_rename_that_is_not_synced_may_be_lost_whole) {
   durable_file("/old", "old content");
   durable_file("/new", "new content");
   ASSERT_FALSE(rename("/new", "/old"));
-  const faulty_disk lost = disk.power_loss(nothing_survives);
+  const sim::disk lost = disk.power_loss(nothing_survives);
   EXPECT_EQ(text(lost, "/old"), "old content");
   EXPECT_EQ(text(lost, "/new"), "new content");
-  const faulty_disk kept = disk.power_loss(everything_survives);
+  const sim::disk kept = disk.power_loss(everything_survives);
   EXPECT_EQ(text(kept, "/old"), "new content");
   EXPECT_EQ(text(kept, "/new"), std::nullopt);
   for (std::uint64_t seed = 1; seed < 50; ++seed) {
@@ -902,7 +902,7 @@ TEST_F(names, may_be_written_in_any_form) {
 
 // --- crashes ---
 
-using crashes = faulty_disk_test;
+using crashes = disk_test;
 
 TEST_F(crashes, from_the_crash_on_every_operation_fails_and_nothing_changes) {
   file f = durable_file("/f", "content");
@@ -977,7 +977,7 @@ TEST_F(crashes, after_a_process_crash_the_cache_is_there_and_still_not_durable) 
   ASSERT_FALSE(write(f, 0, "new"));
   open("/g");
   disk.crash();
-  const faulty_disk image = disk.process_crash();
+  const sim::disk image = disk.process_crash();
   EXPECT_FALSE(image.crashed());
   EXPECT_EQ(image.operations(), 0u);
   EXPECT_EQ(text(image, "/f"), "new");
@@ -995,7 +995,7 @@ TEST_F(crashes, the_next_program_can_make_durable_what_the_last_one_wrote) {
     ASSERT_FALSE(write(f, 0, "new"));
     open("/g");
   }
-  faulty_disk image = disk.process_crash();
+  sim::disk image = disk.process_crash();
   faulty_env next(io.get_executor(), image);
   std::error_code ec;
   file f = next.open("/f", open_mode::read_write, ec);
@@ -1013,7 +1013,7 @@ TEST_F(crashes, a_page_marked_clean_stays_so_across_a_process_crash) {
     disk.inject({.kinds = {op_kind::datasync}});
     ASSERT_TRUE(sync(f));
   }
-  faulty_disk image = disk.process_crash();
+  sim::disk image = disk.process_crash();
   faulty_env next(io.get_executor(), image);
   std::error_code ec;
   file f = next.open("/f", open_mode::read_write, ec);
@@ -1027,9 +1027,9 @@ TEST_F(crashes, locks_end_with_the_program_and_faults_with_the_image) {
   const auto lock = env.lock("/lock", ec);
   ASSERT_FALSE(ec);
   disk.fail_operation(0);
-  for (faulty_disk* image : {std::make_unique<faulty_disk>(disk.process_crash()).release(),
-                             std::make_unique<faulty_disk>(disk.power_loss(everything_survives)).release()}) {
-    const std::unique_ptr<faulty_disk> owned(image);
+  for (sim::disk* image : {std::make_unique<sim::disk>(disk.process_crash()).release(),
+                           std::make_unique<sim::disk>(disk.power_loss(everything_survives)).release()}) {
+    const std::unique_ptr<sim::disk> owned(image);
     faulty_env next(io.get_executor(), *image);
     const auto relocked = next.lock("/lock", ec);
     EXPECT_FALSE(ec);
@@ -1042,7 +1042,7 @@ TEST_F(crashes, a_file_that_was_removed_and_open_is_gone_after_a_process_crash) 
   file f = durable_file("/f", page_of('x'));
   ASSERT_FALSE(remove("/f"));
   EXPECT_EQ(disk.used(), page_size);
-  const faulty_disk image = disk.process_crash();
+  const sim::disk image = disk.process_crash();
   EXPECT_TRUE(image.files().empty());
   EXPECT_EQ(image.used(), 0u);
   EXPECT_EQ(text(image.power_loss(nothing_survives), "/f"), page_of('x'));
@@ -1050,7 +1050,7 @@ TEST_F(crashes, a_file_that_was_removed_and_open_is_gone_after_a_process_crash) 
 
 // --- direct access ---
 
-using direct_access = faulty_disk_test;
+using direct_access = disk_test;
 
 TEST_F(direct_access, replace_is_seen_by_open_files_and_is_durable) {
   file f = durable_file("/f", "old content");
@@ -1108,11 +1108,11 @@ TEST_F(direct_access, the_fingerprint_is_of_names_and_bytes) {
 
 // --- enumeration ---
 
-using enumeration = faulty_disk_test;
+using enumeration = disk_test;
 
-std::vector<std::string> images_of(const faulty_disk& disk, std::size_t budget) {
+std::vector<std::string> images_of(const sim::disk& disk, std::size_t budget) {
   std::vector<std::string> which;
-  for_each_crash_image(disk, budget, [&](faulty_disk&, const std::string& name) { which.push_back(name); });
+  for_each_crash_image(disk, budget, [&](sim::disk&, const std::string& name) { which.push_back(name); });
   return which;
 }
 
@@ -1128,7 +1128,7 @@ TEST_F(enumeration, shows_the_corner_cases_and_no_image_twice) {
   open("/g");
   std::set<std::uint64_t> fingerprints;
   std::size_t shown = 0;
-  for_each_crash_image(disk, 40, [&](faulty_disk& image, const std::string& which) {
+  for_each_crash_image(disk, 40, [&](sim::disk& image, const std::string& which) {
     if (which == "process crash") return;
     ++shown;
     EXPECT_TRUE(fingerprints.insert(image.fingerprint()).second) << which;
@@ -1171,12 +1171,12 @@ std::vector<std::string> lost_records(bool with_directory_sync, std::uint64_t& t
   std::vector<std::string> lost;
   total = for_each_crash(
       30,
-      [&](faulty_disk& disk) {
+      [&](sim::disk& disk) {
         asio::io_context io;
         faulty_env env(io.get_executor(), disk);
         return run(io, append_records(env, with_directory_sync));
       },
-      [&](faulty_disk& image, int acked, const std::string& which) {
+      [&](sim::disk& image, int acked, const std::string& which) {
         ++images;
         const std::string promised = std::string("012").substr(0, static_cast<std::size_t>(acked));
         const auto bytes = image.bytes("/log/records");
