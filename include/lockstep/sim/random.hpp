@@ -1,50 +1,49 @@
-// random_stream: the simulator's random numbers, the same on every compiler and machine.
+// random_stream: the simulator's own randomness, the same with every compiler and standard library.
+//
+// Each domain of chance (the scheduler, the network, each kind of fault) draws from a stream of its own, so that
+// switching one off does not move what the others draw.
 #pragma once
 
-#include <array>
-#include <bit>
 #include <cstdint>
+#include <string_view>
 
 namespace lockstep::sim {
 
-/// Uniform random bits from one seed (xoshiro256**, seeded by splitmix64; Blackman and Vigna, 2018).
-/// Not for secrets. Thread safety: none.
+/// splitmix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 class random_stream {
  public:
-  explicit random_stream(std::uint64_t seed) noexcept {
-    for (std::uint64_t& each : words_) {
-      std::uint64_t mixed = seed += 0x9e3779b97f4a7c15u;
-      mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9u;
-      mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebu;
-      each = mixed ^ (mixed >> 31);
-    }
-  }
+  explicit random_stream(std::uint64_t seed) noexcept : state_(seed) {}
 
-  std::uint64_t operator()() noexcept {
-    const std::uint64_t result = std::rotl(words_[1] * 5, 7) * 9;
-    const std::uint64_t shifted = words_[1] << 17;
-    words_[2] ^= words_[0];
-    words_[3] ^= words_[1];
-    words_[1] ^= words_[2];
-    words_[0] ^= words_[3];
-    words_[2] ^= shifted;
-    words_[3] = std::rotl(words_[3], 45);
-    return result;
-  }
+  std::uint64_t operator()() noexcept { return mixed(state_ += 0x9e3779b97f4a7c15u); }
 
-  /// A number in [0, bound), each equally likely. `bound` must not be 0.
+  /// Uniform in [0, bound); 0 for a bound of 0. By multiplication (Lemire 2019); its bias is below bound / 2^64.
   std::uint64_t below(std::uint64_t bound) noexcept {
-    const std::uint64_t unfair = (0 - bound) % bound;  // so many of the lowest values are one too many
-    for (;;) {
-      if (const std::uint64_t drawn = (*this)(); drawn >= unfair) return drawn % bound;
-    }
+    __extension__ using wide = unsigned __int128;
+    return static_cast<std::uint64_t>((static_cast<wide>((*this)()) * bound) >> 64);
   }
+  /// Uniform in [least, most].
+  std::uint64_t between(std::uint64_t least, std::uint64_t most) noexcept { return least + below(most - least + 1); }
 
-  /// True with probability `p`, which is 0 to 1.
-  bool chance(double p) noexcept { return static_cast<double>((*this)() >> 11) * 0x1p-53 < p; }
+  /// Uniform in [0, 1).
+  double unit() noexcept { return static_cast<double>((*this)() >> 11) * 0x1p-53; }
+  /// True with probability `p`.
+  bool chance(double p) noexcept { return unit() < p; }
+
+  /// A stream that depends on this one's seed and the name alone, and not on what was drawn before from others.
+  [[nodiscard]] static random_stream of(std::uint64_t seed, std::string_view name) noexcept {
+    std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+    for (const char each : name) hash = (hash ^ static_cast<unsigned char>(each)) * 0x100000001b3u;
+    return random_stream(mixed(mixed(seed) ^ hash));
+  }
 
  private:
-  std::array<std::uint64_t, 4> words_{};
+  static constexpr std::uint64_t mixed(std::uint64_t z) noexcept {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+
+  std::uint64_t state_;
 };
 
 }  // namespace lockstep::sim

@@ -1,0 +1,279 @@
+// simulation: one seed's run of a scenario: the world, what goes wrong in it, and what is required of it.
+//
+//   void my_scenario(sim::simulation& run) {
+//     sim::node& server = run.add("server", [](sim::env& on) { return my_server(on); });
+//     sim::node& client = run.add("client", [](sim::env& on) { return my_client(on); });
+//     run.chaos();                                        // faults for half a minute, by this seed
+//     run.calm();                                         // everything is mended
+//     run.require(run.in().run_until([&] { return done(); }, 30s), "the client got no answer after the faults");
+//   }
+//
+// docs/simulation.md has a whole program; explore.hpp runs a scenario for many seeds.
+#pragma once
+
+#include "lockstep/sim/faults.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lockstep::sim {
+
+/// How a seed is run.
+struct run_options {
+  run_options() {}
+
+  std::uint64_t seed = 1;
+  fault_set without;                                ///< families switched off
+  std::optional<std::vector<std::uint32_t>> only;   ///< the numbers of the faults that happen; nothing: all
+  bool keep_timeline = false;
+};
+
+/// See the top of this file.
+class simulation {
+ public:
+  explicit simulation(const run_options& options)
+      : options_(options), world_(options.seed, schedule_of(options.seed)), restarts_(world_.random("restarts")) {
+    world_.keep_timeline = options.keep_timeline;
+    draw_network();
+  }
+  simulation(const simulation&) = delete;
+
+  [[nodiscard]] world& in() noexcept { return world_; }
+  [[nodiscard]] std::uint64_t seed() const noexcept { return options_.seed; }
+  [[nodiscard]] random_stream random(std::string_view domain) const { return world_.random(domain); }
+  [[nodiscard]] const std::vector<fault_event>& plan() const noexcept { return plan_; }
+
+  /// A node with a started program, which is started again after a while whenever it ends.
+  node& add(std::string name, node::program runs) {
+    node& added = world_.add_node(std::move(name));
+    added.on_end = [this](node& ended) { program_ended(ended); };
+    added.start(std::move(runs));
+    return added;
+  }
+
+  /// Told when a node's program has ended by itself, before it is started again; throws what is wrong with that.
+  std::function<void(node& ended)> on_end;
+  /// Told what a fault has destroyed on a node's disk (bit_rot, misdirected), so that its loss is excused.
+  std::function<void(node& damaged)> on_damage;
+  /// The nodes whose disks may be damaged; empty: none.
+  std::vector<node*> spare;
+
+  /// Runs for as long as `options` say, with this seed's faults.
+  void chaos(fault_plan_options options = {}) {
+    options.without = options_.without;
+    options.begin += world_.elapsed();
+    plan_ = draw_fault_plan(world_, world_.nodes().size(), options);
+    for (const fault_event& each : plan_) {
+      if (options_.only && std::find(options_.only->begin(), options_.only->end(), each.number) == options_.only->end()) {
+        continue;
+      }
+      world_.at(each.at, [this, each] { begin(each); });
+    }
+    world_.run_for(options.begin + options.lasts - world_.elapsed());
+  }
+
+  /// Ends every fault: paths heal, disks have space and time, and nodes that are down start.
+  void calm() {
+    calm_ = true;
+    for (auto& each : std::exchange(to_mend_, {})) each.second();
+    for (const auto& each : world_.nodes()) {
+      each->storage.clear_faults();
+      each->disk_time = disk_timing();
+      each->resume();
+      if (!each->running()) each->start();
+    }
+  }
+
+  /// @throws violation with `text` unless `holds`.
+  static void require(bool holds, const std::string& text) {
+    if (!holds) throw violation(text);
+  }
+  /// What a checker found, if it found something.
+  static void require(const std::optional<std::string>& found) {
+    if (found) throw violation(*found);
+  }
+
+ private:
+  static schedule_options schedule_of(std::uint64_t seed) {
+    random_stream random = random_stream::of(seed, "schedule");
+    schedule_options options;
+    options.random_ties = random.chance(0.75);
+    options.inline_dispatch = random.chance(0.5) ? random.unit() : 1.0;
+    return options;
+  }
+
+  void draw_network() {
+    random_stream random = world_.random("network options");
+    network_options& options = world_.net().options;
+    options.latency = std::chrono::microseconds(random.between(20, 2000));
+    options.jitter = std::chrono::microseconds(random.between(1, 3000));
+    if (random.chance(0.3)) options.bytes_per_second = random.between(100'000, 100'000'000);
+    options.buffer_bytes = std::size_t{1} << random.between(12, 18);
+    options.backlog = random.between(1, 128);
+  }
+
+  void program_ended(node& ended) {
+    if (on_end) on_end(ended);
+    restart_later(ended, duration(static_cast<std::int64_t>(restarts_.between(1'000'000, 500'000'000))));
+  }
+
+  void restart_later(node& down, duration after) {
+    world_.at(world_.elapsed() + after, [&down, life = down.lives()] {
+      if (!down.running() && down.lives() == life) down.start();
+    });
+  }
+
+  void tell(const fault_event& fault, const node& on, std::string text) {
+    if (!world_.keep_timeline) return;
+    timeline_entry entry;
+    entry.node = on.name;
+    entry.kind = "fault";
+    entry.text = std::move(text) + " (fault " + std::to_string(fault.number) + ")";
+    world_.note(std::move(entry));
+  }
+
+  // `mend` is done when the fault has lasted, or by calm().
+  void mend_later(const fault_event& fault, std::function<void()> mend) {
+    const std::uint32_t number = fault.number;
+    to_mend_.emplace_back(number, std::move(mend));
+    world_.at(world_.elapsed() + fault.lasts, [this, number] {
+      const auto found =
+          std::find_if(to_mend_.begin(), to_mend_.end(), [number](const auto& each) { return each.first == number; });
+      if (found == to_mend_.end()) return;
+      const std::function<void()> mends = std::move(found->second);
+      to_mend_.erase(found);
+      mends();
+    });
+  }
+
+  void begin(const fault_event& fault) {
+    if (calm_) return;
+    node& target = *world_.nodes()[fault.target];
+    switch (fault.family) {
+      case fault_family::crash:
+        if (!target.running()) return;
+        tell(fault, target, "crash");
+        target.crash();
+        return restart_later(target, fault.lasts);
+      case fault_family::power_loss:
+        if (!target.running()) return;
+        tell(fault, target, "power loss");
+        target.lose_power(power_cut::seeded(fault.detail));
+        return restart_later(target, fault.lasts);
+      case fault_family::pause:
+        if (target.paused()) return;
+        tell(fault, target, "pause");
+        target.pause();
+        return mend_later(fault, [&target] { target.resume(); });
+      case fault_family::partition: return partition(fault);
+      case fault_family::reset: {
+        node& other = *world_.nodes()[fault.detail % world_.nodes().size()];
+        tell(fault, target, "connections with " + other.name + " reset");
+        (void)world_.net().reset(target, other);
+        return;
+      }
+      case fault_family::slow_network: return slow_path(fault);
+      case fault_family::partial_io:
+        world_.net().options.partial = static_cast<double>(fault.detail % 100 + 1) / 100.0;
+        return tell(fault, target, "all nodes read and write in parts");
+      case fault_family::clock: {
+        const std::int64_t most = std::chrono::nanoseconds(std::chrono::hours(1)).count();
+        const auto by = static_cast<std::int64_t>(fault.detail % static_cast<std::uint64_t>(2 * most)) - most;
+        tell(fault, target, "calendar jumps by " + std::to_string(by / 1'000'000) + " ms");
+        target.clock.wall_offset += duration(by);
+        target.clock.drift_ppm = static_cast<std::int64_t>(fault.detail / 7 % 100'001) - 50'000;
+        return;
+      }
+      case fault_family::sync_failure: {
+        tell(fault, target, "next sync fails");
+        sim::fault failing;
+        failing.kinds = {op_kind::datasync};
+        target.storage.inject(failing);
+        return;
+      }
+      case fault_family::disk_full:
+        tell(fault, target, "disk full");
+        target.storage.set_capacity(target.storage.used() + fault.detail % 4 * page_size);
+        return mend_later(fault, [&target] {
+          target.storage.set_capacity(std::numeric_limits<std::uint64_t>::max());
+        });
+      case fault_family::slow_disk:
+        tell(fault, target, fault.detail % 2 == 0 ? "disk stands still" : "disk is slow");
+        if (fault.detail % 2 == 0) {
+          target.disk_time.stalled_until = world_.elapsed() + fault.lasts;
+          return;
+        }
+        target.disk_time.extra = std::chrono::milliseconds(1 + fault.detail / 2 % 200);
+        return mend_later(fault, [&target] { target.disk_time.extra = duration(0); });
+      case fault_family::bit_rot:
+      case fault_family::misdirected: return damage(fault, target);
+    }
+  }
+
+  void partition(const fault_event& fault) {
+    std::vector<std::pair<node*, node*>> cut;
+    const auto& all = world_.nodes();
+    random_stream random(fault.detail);
+    const std::uint64_t shape = random.below(3);
+    const std::uint64_t group = random();  // a bit for each node
+    std::string text = shape == 0 ? "cut off from all" : shape == 1 ? "does not reach" : "split:";
+    for (const auto& from : all) {
+      for (const auto& to : all) {
+        if (from == to) continue;
+        const bool from_target = from->index == fault.target;
+        const bool to_target = to->index == fault.target;
+        const bool first = ((group >> from->index) & 1) != 0, second = ((group >> to->index) & 1) != 0;
+        const bool is_cut = shape == 0   ? from_target || to_target
+                            : shape == 1 ? from_target && second
+                                         : first != second;
+        if (!is_cut) continue;
+        cut.emplace_back(from.get(), to.get());
+        if (shape == 1) text += " " + to->name;
+        if (shape == 2 && first) text += " " + from->name + "|" + to->name;
+      }
+    }
+    if (cut.empty()) return;
+    tell(fault, *all[fault.target], text);
+    network& net = world_.net();
+    for (const auto& [from, to] : cut) net.block(*from, *to);
+    mend_later(fault, [&net, cut] {
+      for (const auto& [from, to] : cut) net.unblock(*from, *to);
+    });
+  }
+
+  void slow_path(const fault_event& fault) {
+    node& from = *world_.nodes()[fault.target];
+    node& to = *world_.nodes()[fault.detail % world_.nodes().size()];
+    network& net = world_.net();
+    if (fault.detail / 16 % 2 == 0) {
+      const auto extra = std::chrono::milliseconds(fault.detail / 32 % 2000);
+      tell(fault, from, "path to " + to.name + " takes " + std::to_string(extra.count()) + " ms longer");
+      net.delay(from, to, extra);
+    } else {
+      tell(fault, from, "path to " + to.name + " carries little");
+      net.limit_bandwidth(from, to, 1000 + fault.detail / 32 % 100'000);
+    }
+    mend_later(fault, [&net, &from, &to] {
+      net.delay(from, to, duration(0));
+      net.limit_bandwidth(from, to, 0);
+    });
+  }
+
+  void damage(const fault_event& fault, node& target) {
+    if (std::find(spare.begin(), spare.end(), &target) == spare.end()) return;
+    (void)fault;
+  }
+
+  const run_options options_;
+  world world_;
+  random_stream restarts_;
+  std::vector<fault_event> plan_;
+  std::vector<std::pair<std::uint32_t, std::function<void()>>> to_mend_;
+  bool calm_ = false;
+};
+
+}  // namespace lockstep::sim
