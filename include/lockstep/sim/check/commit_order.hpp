@@ -13,8 +13,9 @@
 //   an older write than one before it;
 // - a compare-and-swap found what it expected right before its own commit.
 //
-// A write of unknown outcome counts when kv_history::committed() told its commit, or when a read that tells its state
-// returns its value. Else nobody can know where it stands: a read of its value without a state is refused.
+// A write of unknown outcome counts when kv_history::committed() told its commit, or when its value was seen by a swap
+// or by a read that tells its state. Else nobody can know where it stands: a read of its value without a state is
+// refused.
 #pragma once
 
 #include "lockstep/sim/check/kv_history.hpp"
@@ -113,6 +114,10 @@ class commit_order_check {
     return "key '" + history_.key_name(op.key) + "': " + operation_text(op) + " " + what;
   }
 
+  [[nodiscard]] std::size_t number_of(const kv_operation& op) const {
+    return static_cast<std::size_t>(&op - all_.data());
+  }
+
   static value_id left_by(const write_order& order, std::size_t position) {
     if (position == 0 || order.at(position).action == kv_action::erase) return absent;
     return order.at(position).value;
@@ -135,17 +140,27 @@ class commit_order_check {
     return std::nullopt;
   }
 
-  /// Gives writes of unknown outcome and unknown commit the latest place that explains the reads of their values: the
-  /// earliest state that one of them saw. Nothing else of the key can lie between the true place and that one.
+  /// Gives writes of unknown outcome and unknown commit the latest place that explains who saw their values: right
+  /// before the earliest swap, or at the earliest state, that did. Nothing else of the key can lie between that and
+  /// their true place.
   void place_observed_writes() {
-    for (const kv_operation& op : all_) {
-      if (op.action != kv_action::get || !op.is_done() || op.commit == 0 || op.value == absent) continue;
-      const auto found = writers_[op.key].find(op.value);
-      if (found == writers_[op.key].end()) continue;
-      kv_operation& writer = all_[found->second];
-      if (writer.outcome != kv_outcome::unknown || history_.operations()[found->second].commit != 0) continue;
-      if (writer.commit == 0 || op.commit < writer.commit) writer.commit = op.commit;
+    depth_.resize(all_.size());
+    for (const kv_operation& op : history_.operations()) {
+      if (!op.is_done() || op.commit == 0) continue;
+      if (op.action == kv_action::get) place_writer(op.key, op.value, op.commit, 1);
+      if (op.action == kv_action::compare_swap && op.swapped) place_writer(op.key, op.expected, op.commit, 1);
     }
+  }
+  void place_writer(std::size_t key, value_id value, std::uint64_t commit, std::size_t depth) {
+    const auto found = writers_[key].find(value);
+    if (found == writers_[key].end() || depth > all_.size()) return;
+    const std::size_t i = found->second;
+    kv_operation& writer = all_[i];
+    if (writer.outcome != kv_outcome::unknown || history_.operations()[i].commit != 0) return;
+    if (depth_[i] != 0 && (commit > writer.commit || (commit == writer.commit && depth <= depth_[i]))) return;
+    writer.commit = commit;
+    depth_[i] = depth;
+    if (writer.action == kv_action::compare_swap) place_writer(key, writer.expected, commit, depth + 1);
   }
 
   /// Finds the writes that took effect, in their order, and checks it against real time.
@@ -157,17 +172,14 @@ class commit_order_check {
       if (op.commit == 0 && op.is_done()) return broken(op, "succeeded without a commit");
       if (op.commit != 0) committed_.push_back(&op);
     }
-    // One that was placed by what reads saw comes before one that is known to stand there.
-    const auto placed = [&](const kv_operation* op) {
-      return history_.operations()[static_cast<std::size_t>(op - all_.data())].commit == 0;
-    };
+    const auto depth = [&](const kv_operation* op) { return depth_[number_of(*op)]; };
     std::stable_sort(committed_.begin(), committed_.end(), [&](const kv_operation* a, const kv_operation* b) {
-      return a->commit != b->commit ? a->commit < b->commit : placed(a) && !placed(b);
+      return a->commit != b->commit ? a->commit < b->commit : depth(a) > depth(b);
     });
     const kv_operation* latest = nullptr;
     const kv_operation* previous = nullptr;
     for (const kv_operation* each : committed_) {
-      if (previous && previous->commit == each->commit && !placed(previous)) {
+      if (previous && previous->commit == each->commit && depth(previous) == 0) {
         return broken(*each, "has the commit of " + operation_text(*previous) + " on key '" +
                                  history_.key_name(previous->key) + "'");
       }
@@ -232,7 +244,7 @@ class commit_order_check {
       // Whatever returned before this one was invoked was invoked before it, and so has its position.
       for (; passed < by_return.size() && by_return[passed]->returned < read->invoked; ++passed) {
         const kv_operation* earlier = by_return[passed];
-        const std::size_t position = position_of_read_[static_cast<std::size_t>(earlier - all_.data())];
+        const std::size_t position = position_of_read_[number_of(*earlier)];
         if (!highest.read || position > highest.position) highest = {earlier->returned, position, earlier};
       }
       const std::size_t least = order.returned_before(read->invoked);
@@ -249,7 +261,7 @@ class commit_order_check {
       if (position > order.invoked_by(read->returned)) {
         return broken(*read, "needs " + operation_text(order.latest_invoked(position)) + ", which was invoked later");
       }
-      position_of_read_[static_cast<std::size_t>(read - all_.data())] = position;
+      position_of_read_[number_of(*read)] = position;
     }
     return std::nullopt;
   }
@@ -307,8 +319,9 @@ class commit_order_check {
   }
 
   const kv_history& history_;
-  std::vector<kv_operation> all_;               // with the commits that place_observed_writes() found
-  std::vector<writers> writers_;                // by key
+  std::vector<kv_operation> all_;   // with the commits that place_observed_writes() found
+  std::vector<std::size_t> depth_;  // by operation: 0, or how many swaps (and 1) stand between its place and its commit
+  std::vector<writers> writers_;    // by key
   std::vector<const kv_operation*> committed_;  // the writes that took effect, in order
   // Of the key under check:
   std::unordered_map<value_id, std::size_t> positions_;  // never walked over

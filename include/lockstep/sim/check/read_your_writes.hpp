@@ -28,7 +28,7 @@ class read_your_writes {
   /// A write of `key` took effect as record `index`; `absent` for an erasure. Told in order of `index`, at the latest
   /// before finished().
   violation committed(std::string_view key, index_t index, value_id value) {
-    std::vector<version>& all = versions_of(key);
+    std::vector<version>& all = entry_of(key).second;
     if (!all.empty() && index <= all.back().index) {
       return "misuse: a write of key '" + std::string(key) + "' was committed at index " + detail::text(index) +
              " behind index " + detail::text(all.back().index);
@@ -47,7 +47,7 @@ class read_your_writes {
   violation read(std::uint64_t session, std::string_view key, index_t min_index, index_t served_index, value_id value,
                  moment when) {
     known& here = sessions_[session];
-    const answer next{session, &*keys_.try_emplace(std::string(key)).first, min_index, served_index, value, when};
+    const answer next{session, &entry_of(key), min_index, served_index, value, when};
     const auto must_hold = [&](index_t least, const std::string& why) -> violation {
       if (served_index == 0 || served_index >= least) return std::nullopt;
       return describe(next) + ", but " + why + " index " + detail::text(least);
@@ -101,9 +101,9 @@ class read_your_writes {
 
   static void raise(index_t& at, index_t to) { at = std::max(at, to); }
 
-  std::vector<version>& versions_of(std::string_view key) {
+  key_entry& entry_of(std::string_view key) {
     const auto found = keys_.find(key);
-    return found != keys_.end() ? found->second : keys_[std::string(key)];
+    return found != keys_.end() ? *found : *keys_.try_emplace(std::string(key)).first;
   }
 
   /// How many versions a state up to `index` holds.
