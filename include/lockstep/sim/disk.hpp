@@ -109,6 +109,10 @@ class disk {
   [[nodiscard]] std::optional<std::vector<std::byte>> bytes(const std::string& path, view which = view::cached) const;
   /// Whether `expected` lies durable at `offset` of the file: the oracle for "an ack means a completed sync".
   [[nodiscard]] bool is_durable(const std::string& path, std::uint64_t offset, bytes_view expected) const;
+  /// Names in a directory that a power loss leaves for sure; none when there is no such directory.
+  [[nodiscard]] std::vector<std::string> durable_names(const std::string& directory) const;
+  /// Reads durable bytes of a file up to its durable end. @return how many; 0 when there is no such file.
+  std::size_t read_durable(const std::string& path, std::uint64_t offset, mutable_bytes into) const;
   /// Makes the file's bytes these, cached and durable, as if they had been so all the time. Creates the file and its
   /// directories, durably.
   void replace(const std::string& path, bytes_view bytes);
@@ -279,6 +283,24 @@ inline std::optional<std::vector<std::byte>> disk::bytes(const std::string& path
   if (!found) return std::nullopt;
   if (which == view::durable) return found->durable_bytes();
   return std::vector<std::byte>(found->cached.data(), found->cached.data() + found->size);
+}
+inline std::vector<std::string> disk::durable_names(const std::string& directory) const {
+  const detail::directory* at = state_->root.get();
+  for (const std::string_view each : detail::parts_of(directory)) {
+    const auto found = at->durable.find(each);
+    if (found == at->durable.end() || !found->second.folder) return {};
+    at = found->second.folder.get();
+  }
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : at->durable) names.push_back(name);
+  return names;
+}
+inline std::size_t disk::read_durable(const std::string& path, std::uint64_t offset, mutable_bytes into) const {
+  const auto found = state_->find(path, view::durable);
+  if (!found || offset >= found->durable_size) return 0;
+  into = into.first(static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), found->durable_size - offset)));
+  found->read_durable(offset, into);
+  return into.size();
 }
 inline bool disk::is_durable(const std::string& path, std::uint64_t offset, bytes_view expected) const {
   const auto found = state_->find(path, view::durable);

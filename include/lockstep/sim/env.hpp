@@ -5,8 +5,7 @@
 #pragma once
 
 #include "lockstep/core/detail/held_handler.hpp"
-#include "lockstep/sim/disk.hpp"
-#include "lockstep/sim/network.hpp"
+#include "lockstep/sim/node.hpp"
 
 #include <memory>
 #include <span>
@@ -15,22 +14,6 @@
 #include <vector>
 
 namespace lockstep::sim {
-
-/// How long a node's disk takes for a sync. One sync at a time; reads and writes reach the page cache and take no time.
-struct disk_timing {
-  duration least = std::chrono::microseconds(100);
-  duration jitter = std::chrono::microseconds(400);
-  duration extra{0};        ///< of a slow disk
-  duration stalled_until{0};  ///< world time before which no sync begins
-};
-
-/// A machine's clocks, as far as they are wrong.
-struct clock_fault {
-  duration wall_offset{0};       ///< of the calendar
-  std::int64_t drift_ppm = 0;    ///< how much faster the monotonic clock runs; set it while the node is down
-};
-
-class node;
 
 /// See the top of this file and the concept `environment`.
 class env {
@@ -233,3 +216,4 @@ class env::file_lock {
 }  // namespace lockstep::sim
 
 #include "lockstep/sim/detail/env_impl.hpp"
+#include "lockstep/sim/detail/node_impl.hpp"

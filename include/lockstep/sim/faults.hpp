@@ -4,7 +4,7 @@
 // events out, does not move the others. So a failing plan can be shrunk to the few events that matter.
 #pragma once
 
-#include "lockstep/sim/node.hpp"
+#include "lockstep/sim/env.hpp"
 
 #include <array>
 #include <cmath>

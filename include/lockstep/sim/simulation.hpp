@@ -50,9 +50,12 @@ class simulation {
   /// A node with a started program, which is started again after a while whenever it ends.
   node& add(std::string name, node::program runs) {
     node& added = world_.add_node(std::move(name));
-    added.on_end = [this](node& ended) { program_ended(ended); };
-    added.start(std::move(runs));
+    run(added, std::move(runs));
     return added;
+  }
+  void run(node& on, node::program runs) {
+    on.on_end = [this](node& ended) { program_ended(ended); };
+    on.start(std::move(runs));
   }
 
   /// Told when a node's program has ended by itself, before it is started again; throws what is wrong with that.
@@ -88,13 +91,13 @@ class simulation {
     }
   }
 
-  /// @throws violation with `text` unless `holds`.
+  /// @throws requirement_failed with `text` unless `holds`.
   static void require(bool holds, const std::string& text) {
-    if (!holds) throw violation(text);
+    if (!holds) throw requirement_failed(text);
   }
   /// What a checker found, if it found something.
   static void require(const std::optional<std::string>& found) {
-    if (found) throw violation(*found);
+    if (found) throw requirement_failed(*found);
   }
 
  private:

@@ -31,7 +31,7 @@ class node;
 class network;
 
 /// What a scenario found wrong, in words. Thrown by simulation::require() and by the world itself.
-class violation : public std::runtime_error {
+class requirement_failed : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
@@ -217,7 +217,7 @@ inline bool world::step() {
   ++events_;
   if (++at_once_ > schedule_.most_events_at_once) {
     what->finish(false);
-    throw violation("more than " + std::to_string(schedule_.most_events_at_once) +
+    throw requirement_failed("more than " + std::to_string(schedule_.most_events_at_once) +
                     " events at one instant: something loops without waiting");
   }
   traced(static_cast<std::uint64_t>(now_) ^ (static_cast<std::uint64_t>(owner ? owner->number : 0) << 48) ^

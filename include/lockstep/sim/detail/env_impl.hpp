@@ -1,7 +1,7 @@
 // The bodies of sim::env. See sim/env.hpp.
 #pragma once
 
-#include "lockstep/sim/node.hpp"
+#include "lockstep/sim/env.hpp"
 
 namespace lockstep::sim {
 
