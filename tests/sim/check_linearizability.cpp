@@ -157,7 +157,7 @@ TEST(check_linearizability, agrees_with_trying_all_orders) {
   splitmix64 random(1);
   int possible = 0;
   int impossible = 0;
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 8'000; ++i) {
     std::vector<kv_operation> operations = random_operations(random, 6, i % 2 == 0);
     if (i % 4 == 3) {  // the search does not rely on values being unique
       for (kv_operation& each : operations) each.value = (each.value + 1) / 2;
@@ -168,8 +168,8 @@ TEST(check_linearizability, agrees_with_trying_all_orders) {
     ASSERT_EQ(result.verdict, expected ? linearizability::ok : linearizability::violated) << "history " << i << "\n"
                                                                                           << result.message;
   }
-  EXPECT_GT(possible, 4'000);
-  EXPECT_GT(impossible, 4'000);
+  EXPECT_GT(possible, 1'600);
+  EXPECT_GT(impossible, 1'600);
 }
 
 TEST(check_linearizability, agrees_with_trying_all_orders_on_runs_with_one_wrong_answer) {
@@ -215,7 +215,7 @@ TEST(check_linearizability, a_wrong_answer_among_thousands_is_shown_in_a_few_lin
     operations[at].value = 5;  // written long before
     const linearizability_result result = check_linearizable(told(operations));
     ASSERT_EQ(result.verdict, linearizability::violated);
-    EXPECT_THAT(result.message, HasSubstr("contradict each other"));
+    EXPECT_THAT(result.message, HasSubstr(keys == 1 ? "contradict each other" : "whatever the others did"));
     EXPECT_LT(std::count(result.message.begin(), result.message.end(), '\n'), 12) << result.message;
   }
 }
