@@ -131,6 +131,17 @@ TEST(check_linearizability, a_swap_that_finds_what_it_expects_succeeds) {
   EXPECT_NE(judged(history), std::nullopt);
 }
 
+TEST(check_linearizability, tries_another_unknown_write_where_the_first_is_needed_later) {
+  kv_history history;
+  history.put(1, "x", 1, 10);
+  history.put(2, "x", 2, 11);
+  history.compare_swap(3, "x", 1, 5, 12);
+  history.swapped(history.compare_swap(4, "x", absent, 6, 20), false, 30);  // sees put 2, for put 1
+  history.done(history.put(4, "x", 3, 40), 50);
+  history.read(history.get(4, "x", 60), 5, 70);  // is left for the swap before this
+  EXPECT_EQ(judged(history), std::nullopt);
+}
+
 TEST(check_linearizability, gives_up_when_its_budget_is_spent) {
   const kv_history history = told(run_of_a_map({.keys = 1}));
   const linearizability_result result = check_linearizable(history, {.max_steps_per_key = 10});
