@@ -13,9 +13,9 @@
 //   an older write than one before it;
 // - a compare-and-swap found what it expected right before its own commit.
 //
-// A write of unknown outcome counts when kv_history::committed() told its commit, or when its value was seen by a swap
-// or by a read that tells its state. Else nobody can know where it stands: a read of its value without a state is
-// refused.
+// A write of unknown outcome counts as one that took effect when kv_history::committed() told its commit, or when its
+// value was seen by a swap or by a read that tells its state. So tell all commits, from the system's own record: an
+// unknown delete that took effect and was not told, for one, makes right answers look wrong.
 #pragma once
 
 #include "lockstep/sim/check/kv_history.hpp"

@@ -11,9 +11,9 @@
 // The bytes are judged by the library's own recovery (log/recovery.hpp), with all records of all segments read, except
 // that what stands behind the last good record is not measured against the in-flight limit.
 //
-// What was verified once is not read again, so that asking is cheap: each time the header of every segment is read, the
-// header of its last verified record, and what is new behind it. A segment in which one of these changed is read again
-// from its beginning. Damage in the middle of verified bytes is seen after forget() only.
+// What was verified once is not read again, so that asking is cheap: each time the header of every segment is read, its
+// last verified record, and what is new behind that. A segment in which the first two changed is read again from its
+// beginning. Damage in the middle of verified bytes is seen after forget() only.
 #pragma once
 
 #include "lockstep/log/directory.hpp"
@@ -91,7 +91,7 @@ class durability_oracle {
     }
     if (at.index > report_.last_good.index) {
       return record + "from the durable bytes would end at record " + detail::text(report_.last_good.index) +
-             (report_.reason.empty() ? "" : ": " + where() + report_.reason);
+             why_it_ends();
     }
     const std::optional<position> held = find(at.index);
     if (held && *held != at) return record + "from the durable bytes would find " + detail::text(*held) + " there";
@@ -126,7 +126,7 @@ class durability_oracle {
     /// Reads what is new, and says what recovery has to know.
     segment_image refresh(Source& source, index_t named, read_buffer& buffer) {
       segment_image image;
-      image.file = path_.substr(path_.rfind('/') + 1);
+      image.file = name();
       image.named_index = named;
       const bytes_view page = buffer.read(source, path_, 0, log_format::segment_header_used);
       image.header = segment_header::decode(page);
@@ -147,9 +147,16 @@ class durability_oracle {
     /// `index` lies in (base().index, last().index].
     [[nodiscard]] const position& at(index_t index) const { return records_[index - base_.index - 1]; }
 
+    [[nodiscard]] std::string why_it_ends() const {
+      return name() + " at byte " + detail::text(end_) + ", record " + detail::text(last().index + 1) + ": " +
+             log_codec::explain(stopped_by_);
+    }
+
    private:
     static constexpr std::size_t first_read = 4096;
     static constexpr std::size_t most_read = std::size_t{1} << 20;
+
+    [[nodiscard]] std::string name() const { return path_.substr(path_.rfind('/') + 1); }
 
     void forget(const std::optional<segment_header>& header) {
       base_ = header ? header->base : position{};
@@ -158,11 +165,11 @@ class durability_oracle {
     }
 
     bool last_is_there(Source& source, read_buffer& buffer) const {
-      const bytes_view bytes = buffer.read(source, path_, last_begins_, log_format::record_header_bytes);
-      if (bytes.size() < log_format::record_header_bytes) return false;
-      const auto header = log_codec::decode_header(bytes.data());
-      return header && position{header->epoch(), header->index, header->chain} == last() &&
-             last_begins_ + header->total_bytes() == end_;
+      const position& previous = records_.size() > 1 ? records_[records_.size() - 2] : base_;
+      const bytes_view bytes = buffer.read(source, path_, last_begins_, end_ - last_begins_);
+      record found;
+      return log_codec::decode_record(bytes, previous, found) == log_codec::record_verdict::ok &&
+             found.position() == last();
     }
 
     void read_on(Source& source, read_buffer& buffer) {
@@ -210,6 +217,11 @@ class durability_oracle {
   [[nodiscard]] std::string where() const {
     if (report_.file.empty()) return {};
     return report_.file + " at byte " + detail::text(report_.offset) + ", ";
+  }
+
+  [[nodiscard]] std::string why_it_ends() const {
+    if (!report_.reason.empty()) return ": " + where() + report_.reason;
+    return segments_.empty() ? "" : ": " + segments_.rbegin()->second.why_it_ends();
   }
 
   /// Where the log has a record `index`, or its base there; nothing below.

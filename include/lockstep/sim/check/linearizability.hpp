@@ -57,10 +57,14 @@ class counterexample {
 
   /// A sentence and the operations as a table.
   [[nodiscard]] std::string text(const std::string& key) const {
-    const std::string few = detail::text(all_.size());
     std::string result = "key '" + key + "' is not linearizable: no order of its first " + detail::text(prefix_size_) +
                          " operations explains " + operation_text(culprit_);
-    result += all_.size() < prefix_size_ ? "; these " + few + " of them contradict each other:\n" : ":\n";
+    if (all_.size() == 1) {
+      result += ", whatever the others did";
+    } else if (all_.size() < prefix_size_) {
+      result += "; these " + detail::text(all_.size()) + " of them contradict each other";
+    }
+    result += ":\n";
     return result + table();
   }
 
