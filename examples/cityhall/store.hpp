@@ -16,6 +16,7 @@
 #include <lockstep/log.hpp>
 
 #include <cassert>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -173,13 +174,15 @@ class basic_store : public snapshot_provider {
 
  private:
   struct storing_mark {
-    explicit storing_mark(basic_store& in) : of(in) { of.storing_ = true; }
+    explicit storing_mark(basic_store& in) : of(in), alive(in.alive_) { of.storing_ = true; }
     storing_mark(const storing_mark&) = delete;
     ~storing_mark() {
+      if (alive.expired()) return;
       of.storing_ = false;
       of.stored_.notify_one();
     }
     basic_store& of;
+    std::weak_ptr<const void> alive;
   };
 
   [[nodiscard]] bool snapshot_is_due() const {
@@ -306,6 +309,8 @@ class basic_store : public snapshot_provider {
   std::uint64_t given_up_ = 0;  // how often a snapshot was
   wait_list stored_;
   wait_list applied_;
+  // Coroutines that still wait are destroyed with the executor, maybe after the store.
+  std::shared_ptr<const void> alive_ = std::make_shared<char>();
 };
 
 template <environment Env>
@@ -314,6 +319,10 @@ awaitable<std::unique_ptr<basic_store<Env>>> basic_store<Env>::open(Env& env, st
   auto store = std::make_unique<basic_store>(env, directory, options);
   std::error_code ec;
   env.create_directory(directory, ec);
+  // D2; also when it was there: what made it may have died before.
+  std::string parent = (std::filesystem::path(directory) / "").parent_path().parent_path().string();
+  if (parent.empty()) parent = ".";
+  if (!ec) ec = co_await env.sync_directory(parent, sync_on::disk_thread);
   if (ec) throw std::system_error(ec, "cannot create data directory " + directory);
   store->lock_ = env.lock(directory + "/LOCK", ec);
   if (ec == errc::log_locked) throw store_locked(directory, store->lock_.holder_pid());

@@ -37,6 +37,7 @@ struct city {
   std::vector<store_type*> stores;  // by node; null while down
   std::vector<std::uint64_t> answers;  // of each client
   value_id values = 0;
+  std::uint64_t conversations = 0;
   sim::check::kv_history history;
   sim::check::read_your_writes sessions;
   index_t told = 0;  // of the history, to `sessions`
@@ -130,7 +131,8 @@ awaitable<void> serve(sim::env& on, city& in, std::size_t number) {
 // --- Clients ----------------------------------------------------------------------------------------------------------
 
 struct session {
-  std::uint64_t id = 0;
+  std::uint64_t client = 0;
+  std::uint64_t id = 0;  // of one life of the client: a crash forgets what was seen
   position seen;  // what its reads of replicas must hold
 };
 
@@ -152,7 +154,7 @@ awaitable<void> change_something(sim::env& on, city& in, peer_type& leader, sess
     must(in.oracle->must_hold(reply->at));
     mine.seen = reply->at;
     in.sessions.wrote(mine.id, reply->at.index);
-    ++in.answers[mine.id];
+    ++in.answers[mine.client];
   } else if (!status.outcome_unknown() && status.code() != errc::timed_out &&
              status.remote_code() != refused_storage) {
     in.history.failed(op, in.now());
@@ -177,7 +179,7 @@ awaitable<void> read_something(sim::env&, city& in, peer_type& from, session& mi
   const auto reply = get_reply::decode(result.view());
   sim::simulation::require(reply.has_value(), "a read was answered by nonsense");
   const value_id value = reply->value ? value_of(*reply->value) : sim::check::absent;
-  ++in.answers[mine.id];
+  ++in.answers[mine.client];
   if (op) {
     in.history.read(*op, value, in.now(), 0);
     co_return;
@@ -228,7 +230,8 @@ awaitable<void> visit(sim::env& on, city& in, session& mine) {
 
 awaitable<void> ask_forever(sim::env& on, city& in, std::uint64_t id) {
   session mine;
-  mine.id = id;
+  mine.client = id;
+  mine.id = ++in.conversations;
   for (;;) {
     try {
       co_await visit(on, in, mine);

@@ -120,8 +120,9 @@ inline network& world::net() noexcept {
 }
 
 inline world::~world() {
-  nodes_.clear();
+  for (const auto& each : nodes_) each->crash();  // their connections know each other's machines
   while (!queue_.empty()) queue_.pop().what->finish(false);
+  nodes_.clear();
 }
 
 }  // namespace lockstep::sim
