@@ -18,7 +18,7 @@ sim::scenario city_hall();         // cityhall.cpp
 sim::scenario canary();            // canary.cpp: has a bug on purpose
 
 inline std::vector<sim::scenario> all() {
-  return {appending_log(), framed_messages(), canary()};
+  return {appending_log(), framed_messages(), remote_calls(), canary()};
 }
 
 /// Waits on the node's own clock.
