@@ -62,6 +62,28 @@ bool is_transport_failure(const std::error_code& code) {
          code == errc::timed_out || code == errc::closed;
 }
 
+// Runs `task`, which may use what its caller awaits this with, and cancels it after a while.
+awaitable<void> cancel_after(sim::env& on, awaitable<void> task, duration after) {
+  const bool throws = co_await this_coro::throw_if_cancelled();
+  co_await this_coro::throw_if_cancelled(false);
+  task_group one(on.get_executor());
+  one.spawn(std::move(task));
+  std::exception_ptr failure;
+  try {
+    co_await pause(on, after);
+  } catch (const std::system_error&) {
+    failure = std::current_exception();
+  }
+  one.cancel();
+  try {
+    co_await one.join();
+  } catch (const std::system_error&) {
+    if (!failure) failure = std::current_exception();
+  }
+  co_await this_coro::throw_if_cancelled(throws);
+  if (failure) std::rethrow_exception(failure);
+}
+
 sim::fault_plan_options network_faults(duration lasts) {
   sim::fault_plan_options faults;
   faults.lasts = lasts;
@@ -276,20 +298,6 @@ awaitable<void> send_doubtful(session& of, drawn_frame& frame, std::optional<tim
   of.know.wrong.must(of.on.now() >= *deadline, "send_until gave up before its deadline");
 }
 
-awaitable<void> send_and_cancel(session& of, drawn_frame& frame, duration after) {
-  task_group one(of.on.get_executor());
-  one.spawn(send_doubtful(of, frame, std::nullopt));
-  std::exception_ptr failure;
-  try {
-    co_await pause(of.on, after);
-  } catch (const std::system_error&) {
-    failure = std::current_exception();
-  }
-  one.cancel();
-  co_await one.join();
-  if (failure) std::rethrow_exception(failure);
-}
-
 awaitable<void> send_too_large(session& of) {
   const std::vector<std::byte> payload(of.over.options().max_frame_bytes + 1);
   std::error_code code;
@@ -331,7 +339,8 @@ awaitable<void> send_frames(session& of, std::uint64_t seed) {
       const time_point deadline = of.on.now() + std::chrono::microseconds(random.below(20'000));
       co_await send_doubtful(of, frame, deadline);
     } else if (way < 88) {
-      co_await send_and_cancel(of, frame, std::chrono::microseconds(random.below(5000)));
+      co_await cancel_after(of.on, send_doubtful(of, frame, std::nullopt),
+                            std::chrono::microseconds(random.below(5000)));
     } else if (way < 90) {
       co_await send_too_large(of);
     } else if (way < 95) {
@@ -448,6 +457,8 @@ awaitable<void> exchange(sim::env& on, channel_type& over, frames_book& know, no
   tasks.spawn(finish(of, random.chance(0.8)));
   task_group timer(on.get_executor());
   timer.spawn(wake_after(of, lasts));
+  const bool throws = co_await this_coro::throw_if_cancelled();
+  co_await this_coro::throw_if_cancelled(false);
   std::exception_ptr failure;
   try {
     co_await tasks.join_passing_cancellation();
@@ -457,6 +468,7 @@ awaitable<void> exchange(sim::env& on, channel_type& over, frames_book& know, no
   }
   timer.cancel();
   co_await timer.join();
+  co_await this_coro::throw_if_cancelled(throws);
   if (failure) std::rethrow_exception(failure);
 }
 
@@ -870,27 +882,13 @@ awaitable<void> ask_once(call_site& of, drawn_call& drawn, std::uint64_t seed) {
   }
 }
 
-awaitable<void> ask_and_cancel(call_site& of, drawn_call& drawn, std::uint64_t seed, duration after) {
-  task_group one(of.on.get_executor());
-  one.spawn(ask_once(of, drawn, seed));
-  std::exception_ptr failure;
-  try {
-    co_await pause(of.on, after);
-  } catch (const std::system_error&) {
-    failure = std::current_exception();
-  }
-  one.cancel();
-  co_await one.join();
-  if (failure) std::rethrow_exception(failure);
-}
-
 awaitable<void> ask(call_site& of, std::uint64_t seed) {
   sim::random_stream random(seed);
   const std::uint64_t longest_pause_us = std::uint64_t{1000} << random.below(9);
   while (of.peer.is_open() && !of.closing) {
     drawn_call drawn(random, of.know, of.caller, of.max_frame_bytes);
     if (drawn.cancel) {
-      co_await ask_and_cancel(of, drawn, random(), std::chrono::microseconds(random.below(5000)));
+      co_await cancel_after(of.on, ask_once(of, drawn, random()), std::chrono::microseconds(random.below(5000)));
     } else {
       co_await ask_once(of, drawn, random());
     }
@@ -925,6 +923,8 @@ awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, s
   task_group closing(on.get_executor());
   for (std::uint64_t i = random.between(1, 8); i != 0; --i) callers.spawn(ask(of, random()));
   closing.spawn(close_after(of, std::chrono::milliseconds(random.below(8000)), random.chance(0.7)));
+  const bool throws = co_await this_coro::throw_if_cancelled();
+  co_await this_coro::throw_if_cancelled(false);
   std::exception_ptr failure;
   try {
     co_await peer.run();
@@ -934,13 +934,13 @@ awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, s
                     std::string("a peer's run ended by: ") + error.what());
   }
   // Every call ends with the connection; who waits for something else is told.
-  co_await this_coro::reset_cancellation_state();
   know.wrong.must(peer.calls_under_way() == 0 && peer.requests_under_way() == 0,
                   "calls have outlived their connection");
   closing.cancel();
   co_await closing.join();
   callers.cancel();
   co_await callers.join();
+  co_await this_coro::throw_if_cancelled(throws);
   if (failure) std::rethrow_exception(failure);
 }
 
