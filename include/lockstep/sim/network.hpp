@@ -3,7 +3,8 @@
 // A connection carries bytes as TCP does: in order, none twice, none lost while both ends live. Bytes that a partition
 // holds up arrive when it heals; a sender that is held up for `give_up` sees timed_out. What is in flight when a
 // connection is reset is lost. A process that dies closes its connections; a machine that loses power says nothing, so
-// that the other end stays half-open until it sends something to the machine when it is up again.
+// that the other end stays half-open until it sends something to the machine when it is up again. A one-way partition
+// keeps back the answers too: a sender that gets none times out, and room that it is not told of it does not use.
 #pragma once
 
 #include "lockstep/core/wait_list.hpp"
