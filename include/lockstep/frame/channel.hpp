@@ -94,8 +94,10 @@ class basic_channel {
   /// As send(), but gives up at `deadline`.
   /// @return false when the frame was withdrawn and nothing of it was sent; true when it was sent, or will be sent
   ///   whole from a copy since a part of it had left.
+  /// @param begun  when this throws, set to whether a part of the frame had left: then all of it may have arrived.
   awaitable<bool> send_until(time_point deadline, std::uint8_t kind, std::uint64_t id,
-                             std::span<const bytes_view> parts, std::uint8_t flags = frame_flag::none);
+                             std::span<const bytes_view> parts, std::uint8_t flags = frame_flag::none,
+                             bool* begun = nullptr);
 
   /// Sends one frame if that needs no suspension: the cheapest way to send. The payload is copied, whatever its size.
   /// @return false when the queue is full, a frame is waiting, or no frame of this size can be sent any more (send()
@@ -257,22 +259,27 @@ awaitable<void> basic_channel<Env, Stream>::send_frame(frame_header header, byte
 
 template <class Env, class Stream>
 awaitable<bool> basic_channel<Env, Stream>::send_until(time_point deadline, std::uint8_t kind, std::uint64_t id,
-                                                       std::span<const bytes_view> parts, std::uint8_t flags) {
+                                                       std::span<const bytes_view> parts, std::uint8_t flags,
+                                                       bool* begun) {
   assert(kind != frame_kind::keepalive);
+  if (begun) *begun = false;
   const std::size_t bytes = size_of(parts);
   if (const auto reason = state_->reason_for_sender(bytes)) state_->throw_error(reason);
   if (state_->try_copy({kind, flags, id}, parts, bytes, state_->options.copy_bytes)) co_return true;
 
   typename state::waiting_frame frame(*state_);
   frame.set({kind, flags, id}, parts, bytes);
+  std::error_code failure;
   if (frame.self->submit(frame, deadline)) {
     detail::parked waiter;
     co_await waiter.wait(frame.self->executor, frame.sender);
-    if (waiter.result() == errc::timed_out && frame.queued) co_return frame.bytes != frame.bytes_in_all;
-    if (waiter.result()) frame.self->throw_error(waiter.result());
+    failure = waiter.result();
+    if (failure == errc::timed_out && frame.queued) co_return frame.bytes != frame.bytes_in_all;
   }
-  if (frame.result) frame.self->throw_error(frame.result);
-  co_return true;
+  if (!failure) failure = frame.result;
+  if (!failure) co_return true;
+  if (begun) *begun = frame.bytes != frame.bytes_in_all;
+  frame.self->throw_error(failure);
 }
 
 template <class Env, class Stream>

@@ -19,6 +19,7 @@
 
 #include <exception>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -71,7 +72,7 @@ class basic_link {
   basic_link(Env& env, address where, link_options options, session_type session);
   basic_link(const basic_link&) = delete;
   basic_link& operator=(const basic_link&) = delete;
-  ~basic_link() = default;
+  ~basic_link() { *self_ = nullptr; }
 
   /// Keeps the connection until close(). Once.
   /// Cancellation: ends the session and the connection at once; throws operation_aborted.
@@ -101,6 +102,8 @@ class basic_link {
   void change(link_state to);
   void fail(std::error_code error, std::string text);
 
+  // Null when the link is gone: the end of the executor destroys coroutine frames in any order, its own included.
+  const std::shared_ptr<basic_link*> self_ = std::make_shared<basic_link*>(this);
   Env& env_;
   const link_options options_;
   const session_type session_;
@@ -139,21 +142,28 @@ basic_link<Env>::basic_link(Env& env, address where, link_options options, sessi
 template <class Env>
 awaitable<void> basic_link<Env>::run() {
   struct running_mark {
-    basic_link& of;
-    explicit running_mark(basic_link& marked) : of(marked) { of.running_ = true; }
+    const std::shared_ptr<basic_link*> of;
+    explicit running_mark(basic_link& marked) : of(marked.self_) { marked.running_ = true; }
     running_mark(const running_mark&) = delete;
     ~running_mark() {
-      of.running_ = false;
-      of.change(link_state::closed);
-      of.changed_.notify_all();
+      basic_link* const home = *of;
+      if (!home) return;
+      home->running_ = false;
+      home->report_.state = link_state::closed;
+      home->changed_.notify_all();
     }
   };
   if (report_.state == link_state::closed) co_return;
   const running_mark mark(*this);
   tasks_.spawn(keep_connected());
-  co_await tasks_.join_passing_cancellation();
-  deadlines_.stop();
-  co_await deadlines_.join();
+  try {
+    co_await tasks_.join_passing_cancellation();
+    deadlines_.stop();
+    co_await deadlines_.join();
+  } catch (...) {
+    change(link_state::closed);
+    throw;
+  }
 }
 
 template <class Env>
@@ -179,10 +189,12 @@ awaitable<void> basic_link<Env>::keep_connected() {
 template <class Env>
 awaitable<void> basic_link<Env>::connect_once() {
   struct named_channel {
-    basic_link& of;
-    named_channel(basic_link& in, channel_type& over) : of(in) { of.channel_ = &over; }
+    const std::shared_ptr<basic_link*> of;
+    named_channel(basic_link& in, channel_type& over) : of(in.self_) { in.channel_ = &over; }
     named_channel(const named_channel&) = delete;
-    ~named_channel() { of.channel_ = nullptr; }
+    ~named_channel() {
+      if (basic_link* const home = *of) home->channel_ = nullptr;
+    }
   };
   const address where = report_.where;
   try {

@@ -208,15 +208,16 @@ awaitable<rpc_status> basic_rpc_peer<Env, Stream>::send_request(state& self, std
                                                                 rpc_request_message message, time_point deadline) {
   const auto prefix = message.encode_prefix();
   const std::array<bytes_view, 2> parts = {bytes_view(prefix), message.arguments};
+  bool begun = false;
   try {
-    const bool sent =
-        co_await self.channel.send_until(deadline, static_cast<std::uint8_t>(rpc_kind::request), id, parts);
+    const bool sent = co_await self.channel.send_until(deadline, static_cast<std::uint8_t>(rpc_kind::request), id,
+                                                       parts, frame_flag::none, &begun);
     co_return sent ? rpc_status() : rpc_status(errc::timed_out);
   } catch (const std::system_error& error) {
     if (is_cancelled(error.code()) && !self.ended()) throw;
     if (error.code() == errc::frame_too_large) co_return rpc_status(error.code());
   }
-  co_return rpc_status(errc::closed);
+  co_return rpc_status(errc::closed, begun);
 }
 
 template <class Env, class Stream>

@@ -72,6 +72,7 @@ class basic_server {
   basic_server(Env& env, typename Env::acceptor acceptor, server_options options);
   basic_server(const basic_server&) = delete;
   basic_server& operator=(const basic_server&) = delete;
+  ~basic_server() { *self_ = nullptr; }
 
   /// Serves clients with this purpose. Before run().
   basic_server& on(std::string purpose, session_type session);
@@ -104,16 +105,18 @@ class basic_server {
 
   // Lies in the frame of the connection's coroutine.
   struct connection {
-    connection(basic_server& in, channel_type& over) : of(in), channel(over) {
-      place = of.open_.insert(of.open_.end(), this);
+    connection(basic_server& in, channel_type& over) : of(in.self_), channel(over) {
+      place = in.open_.insert(in.open_.end(), this);
     }
     connection(const connection&) = delete;
     ~connection() {
-      of.open_.erase(place);
-      of.sessions_ -= in_session ? 1 : 0;
-      of.changed_.notify_all();
+      basic_server* const home = *of;
+      if (!home) return;
+      home->open_.erase(place);
+      home->sessions_ -= in_session ? 1 : 0;
+      home->changed_.notify_all();
     }
-    basic_server& of;
+    const std::shared_ptr<basic_server*> of;
     channel_type& channel;
     std::shared_ptr<peer_type> peer;
     bool in_session = false;
@@ -132,6 +135,8 @@ class basic_server {
   std::optional<refusal> admit(const peer_info& peer) const;
   void tell(server_event_kind kind, const peer_info& peer, std::error_code error = {}, std::string text = {}) const;
 
+  // Null when the server is gone: the end of the executor destroys coroutine frames in any order, its own included.
+  const std::shared_ptr<basic_server*> self_ = std::make_shared<basic_server*>(this);
   Env& env_;
   typename Env::acceptor acceptor_;
   const server_options options_;
@@ -187,12 +192,14 @@ basic_server<Env>& basic_server<Env>::on(std::string purpose, const rpc_service&
 template <class Env>
 awaitable<void> basic_server<Env>::run() {
   struct running_mark {
-    basic_server& of;
-    explicit running_mark(basic_server& marked) : of(marked) { of.running_ = true; }
+    const std::shared_ptr<basic_server*> of;
+    explicit running_mark(basic_server& marked) : of(marked.self_) { marked.running_ = true; }
     running_mark(const running_mark&) = delete;
     ~running_mark() {
-      of.running_ = false;
-      of.changed_.notify_all();
+      basic_server* const home = *of;
+      if (!home) return;
+      home->running_ = false;
+      home->changed_.notify_all();
     }
   };
   const running_mark mark(*this);

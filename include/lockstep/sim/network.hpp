@@ -3,7 +3,8 @@
 // A connection carries bytes as TCP does: in order, none twice, none lost while both ends live. Bytes that a partition
 // holds up arrive when it heals; a sender that is held up for `give_up` sees timed_out. What is in flight when a
 // connection is reset is lost. A process that dies closes its connections; a machine that loses power says nothing, so
-// that the other end stays half-open until it sends something to the machine when it is up again.
+// that the other end stays half-open until it sends something to the machine when it is up again. A one-way partition
+// keeps back the answers too: a sender that gets none times out, and room that it is not told of it does not use.
 #pragma once
 
 #include "lockstep/core/wait_list.hpp"
@@ -29,8 +30,8 @@ struct network_options {
   duration jitter = std::chrono::microseconds(300);   ///< and at most so much more
   std::uint64_t bytes_per_second = 0;                 ///< of each direction of a connection; 0: without limit
   std::size_t buffer_bytes = std::size_t{64} << 10;   ///< written and not yet read, a direction
-  double partial = 0.0;  ///< how often a read or write takes a random part of what it could
-  std::size_t backlog = 128;                   ///< connections that wait to be accepted; more are dropped
+  double partial = 0.0;                         ///< how often a read or write takes a random part of what it could
+  std::size_t backlog = 128;                    ///< connections that wait to be accepted; more are dropped
   duration give_up = std::chrono::seconds(30);  ///< how long bytes are sent again before the sender sees timed_out
   duration resend = std::chrono::seconds(1);    ///< between attempts to connect, and at most after a partition
 };
@@ -62,7 +63,8 @@ template <class Handler>
 struct parked_handler final : parked_io {
   Handler handler;
   asio::any_io_executor fallback;
-  parked_handler(Handler&& of, asio::any_io_executor executor) : handler(std::move(of)), fallback(std::move(executor)) {}
+  parked_handler(Handler&& of, asio::any_io_executor executor)
+      : handler(std::move(of)), fallback(std::move(executor)) {}
   void complete(std::error_code ec, std::size_t bytes) override {
     const auto executor = asio::get_associated_executor(handler, fallback);
     asio::post(executor, [taken = std::move(handler), ec, bytes]() mutable { std::move(taken)(ec, bytes); });
@@ -89,7 +91,8 @@ struct listener {
   wait_list arrived;
   bool open = true;
 
-  listener(process& of, machine& on, address listened) : owner(&of), at(&on), where(std::move(listened)), arrived(of.get_executor()) {}
+  listener(process& of, machine& on, address listened)
+      : owner(&of), at(&on), where(std::move(listened)), arrived(of.get_executor()) {}
 };
 
 }  // namespace detail
@@ -97,8 +100,7 @@ struct listener {
 /// See the top of this file.
 class network {
  public:
-  explicit network(world& in)
-      : in_(in), random_(in.random("network")) {}
+  explicit network(world& in) : in_(in), random_(in.random("network")) {}
   network(const network&) = delete;
 
   network_options options;
@@ -110,7 +112,8 @@ class network {
     paths_.emplace_back(machines_.size());
   }
 
-  // --- faults -----------------------------------------------------------------------------------------------------------
+  // --- faults
+  // -----------------------------------------------------------------------------------------------------------
 
   /// Lets nothing through from one machine to another until as many unblock() calls came. One-way: call it for both
   /// directions to cut both.
@@ -129,7 +132,8 @@ class network {
 
   [[nodiscard]] std::size_t open_connections() const { return connections_.size(); }
 
-  // --- for the simulated environment --------------------------------------------------------------------------------------
+  // --- for the simulated environment
+  // --------------------------------------------------------------------------------------
 
   struct path_state {
     int blocked = 0;
@@ -141,15 +145,18 @@ class network {
     return paths_[from.index][to.index];
   }
 
-  /// When bytes that are sent now arrive.
-  [[nodiscard]] std::int64_t arrival(const machine& from, const machine& to, std::size_t bytes) {
+  /// When what leaves now arrives.
+  [[nodiscard]] std::int64_t arrival(const machine& from, const machine& to) {
     const path_state& on = path(from, to);
     duration takes = &from == &to ? options.latency / 10 : options.latency;
     takes += duration(static_cast<std::int64_t>(random_.below(static_cast<std::uint64_t>(options.jitter.count()) + 1)));
-    takes += on.extra;
-    const std::uint64_t rate = on.bytes_per_second != 0 ? on.bytes_per_second : options.bytes_per_second;
-    if (rate != 0) takes += duration(static_cast<std::int64_t>(bytes * 1'000'000'000u / rate));
-    return (in_.elapsed() + takes).count();
+    return (in_.elapsed() + takes + on.extra).count();
+  }
+
+  /// Bytes a second that a connection's direction carries; 0: without limit.
+  [[nodiscard]] std::uint64_t rate(const machine& from, const machine& to) const {
+    const std::uint64_t limited = path(from, to).bytes_per_second;
+    return limited != 0 ? limited : options.bytes_per_second;
   }
 
   /// How many of `most` bytes an operation takes this time.
@@ -169,6 +176,8 @@ class network {
   void ended(const detail::connection* gone);
   /// A process ends: its connections close, or fall silent when the machine has no power.
   void abandon(const process& ended);
+  /// What the machine had still to send is lost.
+  void lose_power(const machine& gone);
 
   [[nodiscard]] world& in() const noexcept { return in_; }
   [[nodiscard]] random_stream& random() noexcept { return random_; }
@@ -219,7 +228,8 @@ class connection : public std::enable_shared_from_this<connection> {
     if (out.ended) return ec = asio::error::broken_pipe, 0;
     ec.clear();
     if (from.empty()) return 0;
-    const std::size_t room = net_.options.buffer_bytes - std::min(net_.options.buffer_bytes, out.size());
+    const auto unanswered = static_cast<std::size_t>(out.written - out.answered);
+    const std::size_t room = net_.options.buffer_bytes - std::min(net_.options.buffer_bytes, unanswered);
     if (room == 0) {
       out.full = true;
       return ec = asio::error::would_block, 0;
@@ -236,10 +246,10 @@ class connection : public std::enable_shared_from_this<connection> {
     if (!ends_[side].open) return ec = asio::error::bad_descriptor, 0;
     if (into.empty()) return 0;
     if (in.delivered != in.read) {
-      const std::size_t taken = net_.part_of(
-          static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), in.delivered - in.read)));
+      const std::size_t taken =
+          net_.part_of(static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), in.delivered - in.read)));
       in.take(into.first(taken));
-      if (in.full) open_window(1 - side);
+      answer(1 - side);
       return taken;
     }
     if (ends_[side].broken) {
@@ -268,15 +278,24 @@ class connection : public std::enable_shared_from_this<connection> {
     complete(closing.reading, asio::error::operation_aborted);
     complete(closing.writing, asio::error::operation_aborted);
     closing.owner = nullptr;
-    if (!silent && !closing.broken) {
-      if (unread) {
-        send_reset(side);
-      } else {
-        ways_[side].ended = true;
-        transmit(side);
-      }
+    land_elsewhere(1 - side);
+    if (silent || closing.broken) {
+      forget_unsent(side);
+    } else if (unread) {
+      forget_unsent(side);
+      send_reset(side);
+    } else {
+      ways_[side].ended = true;
+      transmit(side);
     }
     if (!ends_[1 - side].open) net_.ended(this);
+  }
+
+  /// The system of `gone` does not send any more what was left to it.
+  void lose_power(const machine& gone) {
+    for (const unsigned side : {0u, 1u}) {
+      if (ends_[side].at == &gone) forget_unsent(side);
+    }
   }
 
   /// A process that owns `side` is gone: nobody hears of what it waited for.
@@ -295,11 +314,16 @@ class connection : public std::enable_shared_from_this<connection> {
     }
   }
 
-  /// What was held up between these machines goes on.
+  /// What was held up from one of these machines to the other goes on.
   void heal(const machine& from, const machine& to) {
     for (const unsigned side : {0u, 1u}) {
-      if (ends_[side].at != &from || ends_[1 - side].at != &to || !ways_[side].stuck) continue;
-      ways_[side].stuck = false;
+      way& out = ways_[side];
+      if (ends_[1 - side].at == &from && ends_[side].at == &to) {
+        out.awaits_answer = false;
+        answer(side);
+      }
+      if (ends_[side].at != &from || ends_[1 - side].at != &to || !out.stuck) continue;
+      out.stuck = false;
       resend_delay_ = duration(
           static_cast<std::int64_t>(net_.random().below(static_cast<std::uint64_t>(net_.options.resend.count()) + 1)));
       transmit(side);
@@ -320,6 +344,8 @@ class connection : public std::enable_shared_from_this<connection> {
   }
 
  private:
+  static constexpr std::uint64_t least_carried = 1460;  // bytes: as a packet
+
   // The bytes that `side` has written and the other has not read.
   struct way {
     std::vector<std::byte> ring;
@@ -327,13 +353,20 @@ class connection : public std::enable_shared_from_this<connection> {
     std::uint64_t flying = 0;  // of `written`, sent on their way
     std::uint64_t delivered = 0;
     std::uint64_t read = 0;
+    std::uint64_t answered = 0;  // of `read`, known to the writer: its buffer has room again
     bool ended = false;
     bool end_flying = false;
     bool end_delivered = false;
-    bool full = false;       // somebody found no room
-    bool stuck = false;      // held up by a partition or a machine that does not hear
+    bool full = false;           // somebody found no room
+    bool stuck = false;          // held up by a partition or a machine that does not hear
+    bool held = false;           // has been stuck, and nothing arrived since
+    bool awaits_answer = false;  // something arrived, and a partition keeps the writer from knowing
+    bool once = false;           // what is lost is not sent again
+    bool pacing = false;         // transmit() comes back when the path has carried what it has got
+    std::int64_t busy_until = 0;
     std::int64_t last_arrival = 0;
     std::uint64_t attempt = 0;  // deliveries of earlier ones are void
+    std::uint64_t waits = 0;    // held or awaits_answer, counted
 
     [[nodiscard]] std::size_t size() const noexcept { return static_cast<std::size_t>(written - read); }
     void put(bytes_view from) {
@@ -378,18 +411,59 @@ class connection : public std::enable_shared_from_this<connection> {
   void transmit(unsigned side) {
     way& out = ways_[side];
     if (out.flying == out.written && out.ended == out.end_flying) return;
-    if (out.stuck) return;
+    if (out.stuck || out.pacing) return;
     const machine& from = *ends_[side].at;
     const machine& to = *ends_[1 - side].at;
-    if (net_.blocked(from, to)) return hold_up(side);
-    const auto bytes = static_cast<std::size_t>(out.written - out.flying);
-    out.flying = out.written;
-    out.end_flying = out.ended;
-    out.last_arrival = std::max(out.last_arrival + 1, net_.arrival(from, to, bytes) + resend_delay_.count());
-    const std::int64_t sent = net_.in().elapsed().count();
-    net_.in().schedule(out.last_arrival, ends_[1 - side].owner, event_kind::delivery,
-                       [self = shared_from_this(), side, up_to = out.written, ends = out.ended, attempt = out.attempt,
-                        sent] { self->arrive(side, up_to, ends, attempt, sent); });
+    if (from.stopped || net_.blocked(from, to)) return hold_up(side);
+    const std::int64_t now = net_.in().elapsed().count();
+    const std::uint64_t rate = net_.rate(from, to);
+    if (rate != 0 && out.busy_until > now) return transmit_later(side);
+    out.busy_until = now;
+    std::uint64_t up_to = out.written;
+    if (rate != 0) {
+      up_to = std::min(up_to, out.flying + std::max<std::uint64_t>(least_carried, rate / 50));
+      out.busy_until += static_cast<std::int64_t>((up_to - out.flying) * 1'000'000'000u / rate);
+    }
+    out.flying = up_to;
+    out.end_flying = out.ended && up_to == out.written;
+    out.last_arrival =
+        std::max(out.last_arrival + 1, net_.arrival(from, to) + out.busy_until - now + resend_delay_.count());
+    land(side, ends_[1 - side].owner);
+    if (up_to != out.written) transmit_later(side);
+  }
+
+  // A narrow path carries a little at a time, so that it can become wider meanwhile.
+  void transmit_later(unsigned side) {
+    way& out = ways_[side];
+    out.pacing = true;
+    net_.in().schedule(out.busy_until, nullptr, event_kind::delivery, [self = shared_from_this(), side] {
+      self->ways_[side].pacing = false;
+      self->transmit(side);
+    });
+  }
+
+  // Everything that flies arrives at last_arrival.
+  void land(unsigned side, process* receiver) {
+    const way& out = ways_[side];
+    net_.in().schedule(
+        out.last_arrival, receiver, event_kind::delivery,
+        [self = shared_from_this(), side, up_to = out.flying, ends = out.end_flying, attempt = out.attempt,
+         sent = net_.in().elapsed().count()] { self->arrive(side, up_to, ends, attempt, sent); });
+  }
+
+  // What flies was to happen to a process that is gone: it happens to its machine.
+  void land_elsewhere(unsigned side) {
+    way& out = ways_[side];
+    if (out.flying == out.delivered && out.end_flying == out.end_delivered) return;
+    ++out.attempt;
+    land(side, nullptr);
+  }
+
+  void forget_unsent(unsigned side) {
+    way& out = ways_[side];
+    out.written = out.flying;
+    out.ended = out.end_flying;
+    out.once = true;
   }
 
   void arrive(unsigned side, std::uint64_t up_to, bool ends, std::uint64_t attempt, std::int64_t sent) {
@@ -397,8 +471,8 @@ class connection : public std::enable_shared_from_this<connection> {
     if (attempt != out.attempt) return;
     connection::end& to = ends_[1 - side];
     if (!to.at->hears() || net_.blocked(*ends_[side].at, *to.at)) return hold_up(side);
-    if (!to.open) return send_reset(1 - side);
-    if (to.broken) return;
+    out.held = false;
+    if (!to.open || to.broken) return send_reset(1 - side);
     net_.in().traced(up_to);
     if (net_.in().keep_timeline && up_to != out.delivered) {
       timeline_entry entry;
@@ -412,6 +486,10 @@ class connection : public std::enable_shared_from_this<connection> {
     }
     out.delivered = up_to;
     out.end_delivered = out.end_delivered || ends;
+    if (net_.blocked(*to.at, *ends_[side].at) && !out.awaits_answer) {
+      out.awaits_answer = true;
+      give_up_later(side);
+    }
     wake_reader(1 - side);
   }
 
@@ -419,17 +497,22 @@ class connection : public std::enable_shared_from_this<connection> {
   void hold_up(unsigned side) {
     forget_flying(side);
     way& out = ways_[side];
-    if (out.stuck) return;
+    if (out.once) forget_unsent(side);
+    if (out.stuck || out.once) return;
     out.stuck = true;
-    world& in = net_.in();
-    const std::int64_t gives_up = (in.elapsed() + net_.options.give_up).count();
-    in.schedule(gives_up, nullptr, event_kind::world, [self = shared_from_this(), side, attempt = out.attempt] {
-      way& waiting = self->ways_[side];
-      if (!waiting.stuck || waiting.attempt != attempt) return;
-      if (self->ends_[side].open) self->break_end(side, asio::error::timed_out);
-    });
+    if (!std::exchange(out.held, true)) give_up_later(side);
     // A machine that is down or stopped hears again without telling the network.
     retry_later(side, out.attempt);
+  }
+
+  void give_up_later(unsigned side) {
+    world& in = net_.in();
+    in.schedule((in.elapsed() + net_.options.give_up).count(), nullptr, event_kind::world,
+                [self = shared_from_this(), side, wait = ++ways_[side].waits] {
+                  const way& waiting = self->ways_[side];
+                  if (waiting.waits != wait || !(waiting.held || waiting.awaits_answer)) return;
+                  self->break_end(side, asio::error::timed_out);
+                });
   }
 
   void retry_later(unsigned side, std::uint64_t attempt) {
@@ -438,8 +521,9 @@ class connection : public std::enable_shared_from_this<connection> {
                 [self = shared_from_this(), side, attempt] {
                   way& waiting = self->ways_[side];
                   if (!waiting.stuck || waiting.attempt != attempt || self->ends_[side].broken) return;
-                  const end& to = self->ends_[1 - side];
-                  if (!to.at->hears() || self->net_.blocked(*self->ends_[side].at, *to.at)) {
+                  const machine& from = *self->ends_[side].at;
+                  const machine& to = *self->ends_[1 - side].at;
+                  if (from.stopped || !to.hears() || self->net_.blocked(from, to)) {
                     return self->retry_later(side, attempt);
                   }
                   waiting.stuck = false;
@@ -454,12 +538,16 @@ class connection : public std::enable_shared_from_this<connection> {
     ++out.attempt;
   }
 
-  // The room that `side`'s writer lacked is there; it learns of it.
-  void open_window(unsigned side) {
-    ways_[side].full = false;
-    end& writer = ends_[side];
-    if (!writer.open) return;
-    net_.in().schedule(net_.arrival(*ends_[1 - side].at, *writer.at, 0), writer.owner, event_kind::delivery,
+  // The writer learns how much was read, and goes on if it lacked the room.
+  void answer(unsigned side) {
+    way& out = ways_[side];
+    const machine& reader = *ends_[1 - side].at;
+    const end& writer = ends_[side];
+    if (net_.blocked(reader, *writer.at)) return;
+    out.answered = out.read;
+    if (!out.full || !writer.open) return;
+    out.full = false;
+    net_.in().schedule(net_.arrival(reader, *writer.at), writer.owner, event_kind::delivery,
                        [self = shared_from_this(), side] { self->wake_writer(side); });
   }
 
@@ -467,7 +555,7 @@ class connection : public std::enable_shared_from_this<connection> {
   void send_reset(unsigned side) {
     end& told = ends_[1 - side];
     if (!told.open || told.broken || net_.blocked(*ends_[side].at, *told.at)) return;
-    net_.in().schedule(net_.arrival(*ends_[side].at, *told.at, 0), told.owner, event_kind::delivery,
+    net_.in().schedule(net_.arrival(*ends_[side].at, *told.at), told.owner, event_kind::delivery,
                        [self = shared_from_this(), side] {
                          if (self->ends_[1 - side].open) self->break_end(1 - side, asio::error::connection_reset);
                        });
@@ -481,6 +569,7 @@ class connection : public std::enable_shared_from_this<connection> {
     // Some systems drop what was received and not read.
     way& in = ways_[1 - side];
     if (net_.random().chance(0.5)) in.read = in.delivered;
+    forget_unsent(side);
     wake_reader(side);
     wake_writer(side);
   }
@@ -583,6 +672,10 @@ inline void network::abandon(const process& ended) {
   std::erase_if(listeners_, [&ended](const detail::listener* each) { return each->owner == &ended; });
 }
 
+inline void network::lose_power(const machine& gone) {
+  for (const auto& each : connections_) each->lose_power(gone);
+}
+
 /// One end of a simulated connection, see environment_stream.
 class stream {
  public:
@@ -590,8 +683,7 @@ class stream {
 
   stream(std::shared_ptr<detail::connection> on, unsigned side, asio::any_io_executor executor)
       : on_(std::move(on)), side_(side), executor_(std::move(executor)) {}
-  stream(stream&& other) noexcept
-      : on_(std::move(other.on_)), side_(other.side_), executor_(other.executor_) {}
+  stream(stream&& other) noexcept : on_(std::move(other.on_)), side_(other.side_), executor_(other.executor_) {}
   stream& operator=(stream&& other) noexcept {
     close();
     on_ = std::move(other.on_);
@@ -652,14 +744,14 @@ class stream {
       asio::cancellation_slot slot = asio::get_associated_cancellation_slot(handler);
       auto parked = std::make_unique<kept>(std::decay_t<Handler>(std::forward<Handler>(handler)), self->executor_);
       std::error_code ec;
-      const std::size_t done =
-          reads ? on.read(side, {data, size}, ec) : on.write(side, {data, size}, ec);
+      const std::size_t done = reads ? on.read(side, {data, size}, ec) : on.write(side, {data, size}, ec);
       if (ec != asio::error::would_block) return parked->complete(ec, done);
       on.park(side, reads, std::move(parked), data, size);
       if (slot.is_connected()) {
-        slot.assign([kept_alive = self->on_, side, what = reads, serial = on.last_serial()](asio::cancellation_type type) {
-          if (type != asio::cancellation_type::none) kept_alive->cancel(side, what, serial);
-        });
+        slot.assign(
+            [kept_alive = self->on_, side, what = reads, serial = on.last_serial()](asio::cancellation_type type) {
+              if (type != asio::cancellation_type::none) kept_alive->cancel(side, what, serial);
+            });
       }
     }
   };
@@ -674,7 +766,7 @@ class acceptor {
  public:
   acceptor() = default;
   acceptor(network& on, process& owner, machine& at, const address& where, std::error_code& ec)
-      : on_(&on), listener_(std::make_unique<detail::listener>(owner, at, where)) {
+      : on_(&on), listener_(std::make_shared<detail::listener>(owner, at, where)) {
     on.listen(*listener_, ec);
     if (ec) listener_ = nullptr;
   }
@@ -688,7 +780,8 @@ class acceptor {
   ~acceptor() { close(); }
 
   awaitable<stream> accept() {
-    detail::listener& on = *listener_;
+    const std::shared_ptr<detail::listener> kept = listener_;  // the acceptor may be destroyed meanwhile
+    detail::listener& on = *kept;
     while (on.backlog.empty()) {
       if (!on.open) throw std::system_error(asio::error::operation_aborted);
       const std::error_code ec = co_await on.arrived.wait();
@@ -711,7 +804,7 @@ class acceptor {
 
  private:
   network* on_ = nullptr;
-  std::unique_ptr<detail::listener> listener_;
+  std::shared_ptr<detail::listener> listener_;
 };
 
 }  // namespace lockstep::sim

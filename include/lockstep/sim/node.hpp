@@ -17,14 +17,14 @@ class env;
 struct disk_timing {
   duration least = std::chrono::microseconds(100);
   duration jitter = std::chrono::microseconds(400);
-  duration extra{0};        ///< of a slow disk
+  duration extra{0};          ///< of a slow disk
   duration stalled_until{0};  ///< world time before which no sync begins
 };
 
 /// A machine's clocks, as far as they are wrong.
 struct clock_fault {
-  duration wall_offset{0};       ///< of the calendar
-  std::int64_t drift_ppm = 0;    ///< how much faster the monotonic clock runs; set it while the node is down
+  duration wall_offset{0};     ///< of the calendar
+  std::int64_t drift_ppm = 0;  ///< how much faster the monotonic clock runs; set it while the node is down
 };
 
 /// A machine with one disk, one address and one program at a time. Made by world::add_node().
@@ -78,6 +78,7 @@ class node : public machine {
   long next_pid() noexcept { return ++last_pid_; }
 
  private:
+  friend class world;
   void end_life();
   void tell(const char* what);
 

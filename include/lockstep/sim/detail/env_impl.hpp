@@ -23,7 +23,8 @@ inline wall_time env::wall_now() const noexcept {
 
 inline time_point env::local_time(duration world_time) const noexcept {
   const duration lived = world_time - born_;
-  return time_point(monotonic_begin) + lived + lived / 1'000'000 * drift_ppm_ + lived % 1'000'000 * drift_ppm_ / 1'000'000;
+  return time_point(monotonic_begin) + lived + lived / 1'000'000 * drift_ppm_ +
+         lived % 1'000'000 * drift_ppm_ / 1'000'000;
 }
 
 inline duration env::world_time(time_point local) const noexcept {
@@ -35,7 +36,8 @@ inline duration env::world_time(time_point local) const noexcept {
   return found;
 }
 
-// --- Files ------------------------------------------------------------------------------------------------------------
+// --- Files
+// ------------------------------------------------------------------------------------------------------------
 
 /// A sync on its way: begun, ended, and then its coroutine resumed. Dropped unrun with its process's events, it
 /// destroys the coroutine.
@@ -147,16 +149,18 @@ inline env::file_lock env::lock(const std::string& path, std::error_code& ec) {
   return result;
 }
 
-// --- Connections ------------------------------------------------------------------------------------------------------
+// --- Connections
+// ------------------------------------------------------------------------------------------------------
 
-/// An attempt to connect; shared with the events that it is made of.
+/// An attempt to connect; shared with the events that it is made of. Some of them outlive the process: `over` says so.
 struct env::connecting : std::enable_shared_from_this<env::connecting> {
   network& net;
-  process& life;
+  process& life;  // dangles when over
   machine& from;
   machine* to;
   address where;
   wait_list done;
+  detail::event* expiry = nullptr;
   bool over = false;
   std::error_code failure;
   std::shared_ptr<detail::connection> made;
@@ -170,16 +174,23 @@ struct env::connecting : std::enable_shared_from_this<env::connecting> {
     done.notify_all();
   }
 
-  // The request reaches the server, or is lost and sent again.
-  void knock() {
-    net.in().schedule(net.arrival(from, *to, 0), nullptr, detail::event_kind::delivery,
+  void begin(duration timeout) {
+    expiry = net.in().schedule((net.in().elapsed() + timeout).count(), &life, detail::event_kind::timer,
+                               [self = shared_from_this()] {
+                                 self->expiry = nullptr;
+                                 self->end(errc::timed_out);
+                               });
+    net.in().schedule(net.arrival(from, *to), nullptr, detail::event_kind::delivery,
                       [self = shared_from_this()] { self->arrive(); });
   }
 
+  // The request reaches the server, or is lost and sent again. The server may accept the connection before its client
+  // knows of it.
   void arrive() {
-    if (over || life.dead()) return;
-    detail::listener* const server = to->hears() && !net.blocked(from, *to) ? net.listening(*to, where) : nullptr;
-    if (!to->hears() || net.blocked(from, *to) || (server && server->backlog.size() >= net.options.backlog)) {
+    if (over) return;
+    const bool lost = !to->hears() || net.blocked(from, *to) || net.blocked(*to, from);
+    detail::listener* const server = lost ? nullptr : net.listening(*to, where);
+    if (lost || (server && server->backlog.size() >= net.options.backlog)) {
       net.in().schedule((net.in().elapsed() + net.options.resend).count(), nullptr, detail::event_kind::delivery,
                         [self = shared_from_this()] { self->arrive(); });
       return;
@@ -193,38 +204,49 @@ struct env::connecting : std::enable_shared_from_this<env::connecting> {
       server->backlog.push_back(connection);
       server->arrived.notify_one();
     }
-    net.in().schedule(net.arrival(*to, from, 0), &life, detail::event_kind::delivery,
-                      [self = shared_from_this(), connection] {
-                        if (self->over) {
-                          if (connection) connection->close(0);
-                          return;
-                        }
-                        self->made = connection;
-                        self->end(connection ? std::error_code() : asio::error::connection_refused);
+    answer(std::move(connection), net.arrival(*to, from));
+  }
+
+  void answer(std::shared_ptr<detail::connection> connection, std::int64_t at) {
+    net.in().schedule(at, &life, detail::event_kind::delivery,
+                      [self = shared_from_this(), connection = std::move(connection)]() mutable {
+                        self->answered(std::move(connection));
                       });
+  }
+
+  // The server's answer reaches the client: a connection, or a refusal.
+  void answered(std::shared_ptr<detail::connection> connection) {
+    if (over) {
+      if (connection) connection->close(0);
+    } else if (net.blocked(*to, from)) {
+      answer(std::move(connection), (net.in().elapsed() + net.options.resend).count());
+    } else {
+      made = std::move(connection);
+      end(made ? std::error_code() : asio::error::connection_refused);
+    }
   }
 };
 
 inline awaitable<env::stream> env::connect(address where, duration timeout) {
-  const auto attempt =
-      std::make_shared<connecting>(on_.in().net(), life_, on_, on_.in().net().resolve(on_, where.host), where);
-  if (where.is_unix()) attempt->to = &on_;
-  if (!attempt->to) throw std::system_error(asio::error::host_not_found, "cannot connect to " + where.to_string());
-  attempt->knock();
-  detail::event* expiry =
-      life_.in().schedule((life_.in().elapsed() + timeout).count(), &life_, detail::event_kind::timer,
-                          [attempt] { attempt->end(errc::timed_out); });
+  struct attempt_in_frame {
+    const std::shared_ptr<connecting> of;
+    explicit attempt_in_frame(std::shared_ptr<connecting> begun) : of(std::move(begun)) {}
+    attempt_in_frame(const attempt_in_frame&) = delete;
+    ~attempt_in_frame() {
+      of->over = true;
+      if (!of->life.dead()) world::cancel(of->expiry);
+      if (of->made) of->made->close(0);
+    }
+  };
+  machine* const to = where.is_unix() ? &on_ : on_.in().net().resolve(on_, where.host);
+  if (!to) throw std::system_error(asio::error::host_not_found, "cannot connect to " + where.to_string());
+  const attempt_in_frame attempt(std::make_shared<connecting>(on_.in().net(), life_, on_, to, where));
+  attempt.of->begin(timeout);
   std::error_code ec;
-  while (!ec && !attempt->over) ec = co_await attempt->done.wait();
-  if (attempt->failure != errc::timed_out) world::cancel(expiry);
-  if (ec) {
-    attempt->over = true;
-    if (attempt->made) attempt->made->close(0);
-  } else {
-    ec = attempt->failure;
-  }
+  while (!ec && !attempt.of->over) ec = co_await attempt.of->done.wait();
+  if (!ec) ec = attempt.of->failure;
   if (ec) throw std::system_error(ec, "cannot connect to " + where.to_string());
-  co_return stream(attempt->made, 0, executor_);
+  co_return stream(std::exchange(attempt.of->made, nullptr), 0, executor_);
 }
 
 inline env::acceptor env::listen(const address& where, std::error_code& ec) {

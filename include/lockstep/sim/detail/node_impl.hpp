@@ -67,6 +67,7 @@ inline void node::lose_power(const power_cut& cut) {
   tell("loses power");
   powered = false;
   end_life();
+  in_.net().lose_power(*this);
   storage.lose_power(cut);
   if (stopped) resume();
 }
@@ -120,7 +121,7 @@ inline network& world::net() noexcept {
 }
 
 inline world::~world() {
-  for (const auto& each : nodes_) each->crash();  // their connections know each other's machines
+  for (const auto& each : nodes_) each->end_life();  // connections know the machines of both their ends
   while (!queue_.empty()) queue_.pop().what->finish(false);
   nodes_.clear();
 }
