@@ -2,6 +2,7 @@
 #pragma once
 
 #include <lockstep/core/ids.hpp>
+#include <lockstep/core/mutant.hpp>
 
 #include <optional>
 
@@ -26,6 +27,7 @@ enum class held {
 /// @param own   the history's position at wanted.index, when it is known.
 inline held holds(const position& wanted, const position& base, const position& last,
                   const std::optional<position>& own) noexcept {
+  if (wanted.index <= last.index && mutated(mutant::compare_positions_by_index)) return held::yes;
   const bool compacted = wanted.index < base.index;
   if (wanted.index == 0 || (compacted && wanted.epoch <= base.epoch) || (own && *own == wanted)) return held::yes;
   return last.epoch > wanted.epoch ? held::never : held::not_yet;

@@ -4,6 +4,7 @@
 #include "cityhall/service.hpp"
 
 #include <lockstep/catchup/source.hpp>
+#include <lockstep/core/mutant.hpp>
 #include <lockstep/rpc/server.hpp>
 
 #include <functional>
@@ -45,10 +46,10 @@ class basic_leader {
     life begun;
     begun.nonce = env_.random();
     begun.clients = std::move(clients);
-    epoch_ = store_.log().last().epoch + 1;
+    epoch_ = store_.log().last().epoch + (mutated(mutant::keep_epoch_at_start) ? 0 : 1);
     const byte_buffer payload = begun.encode();
     const position at = store_.log().append(epoch_, payload.view(), epoch_record);
-    co_await store_.log().durable(at.index);
+    if (!mutated(mutant::serve_before_epoch_is_durable)) co_await store_.log().durable(at.index);
   }
 
   /// Serves clients and replicas until close().
@@ -121,12 +122,13 @@ class basic_leader {
       std::error_code failure;
       try {
         taken->at = store_.log().append(epoch_, taken->entries.payload());
-        co_await store_.log().durable(taken->at.index);
-        failure = co_await store_.holding(taken->at);
+        const bool hasty = mutated(mutant::answer_before_durable);
+        if (!hasty) co_await store_.log().durable(taken->at.index);
+        if (!hasty && !mutated(mutant::answer_before_applied)) failure = co_await store_.holding(taken->at);
       } catch (const std::system_error& error) {
         failure = error.code();
       }
-      taken->failure = failure;
+      if (!failure || !mutated(mutant::answer_failed_change)) taken->failure = failure;
       taken->number = store_.state().counts().segments;
       taken->done = true;
       committed_.notify_all();

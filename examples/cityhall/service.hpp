@@ -4,6 +4,7 @@
 #include "cityhall/protocol.hpp"
 #include "cityhall/store.hpp"
 
+#include <lockstep/core/mutant.hpp>
 #include <lockstep/rpc/peer.hpp>
 
 #include <string>
@@ -31,7 +32,8 @@ void serve_reads(rpc_service& service, basic_store<Env>& store) {
 template <environment Env>
 awaitable<void> answer_get(basic_store<Env>& store, const rpc_request& in, rpc_reply& out) {
   const get_request request = decode_or_refuse<get_request>(in.arguments);
-  const std::error_code ec = co_await store.holding(request.min_position);
+  std::error_code ec;
+  if (!mutated(mutant::ignore_min_position)) ec = co_await store.holding(request.min_position);
   if (ec == errc::diverged) {
     const position& wanted = request.min_position;
     throw rpc_error(refused_lost, "the record of epoch " + std::to_string(wanted.epoch) + " at index " +

@@ -12,6 +12,7 @@
 #include "cityhall/snapshot.hpp"
 
 #include <lockstep/catchup/source_options.hpp>
+#include <lockstep/core/mutant.hpp>
 #include <lockstep/log.hpp>
 
 #include <cassert>
@@ -94,7 +95,7 @@ class basic_store : public snapshot_provider {
   /// Applies records as they become durable, and writes snapshots, until close(). Its failure is the node's.
   awaitable<void> run() {
     for (;;) {
-      while (rewinds_ != log_->rewinds()) {
+      while (rewinds_ != log_->rewinds() && !mutated(mutant::keep_state_after_rewind)) {
         if (!rebuild()) co_await start_over();
       }
       apply_new();
@@ -113,11 +114,13 @@ class basic_store : public snapshot_provider {
     const byte_buffer bytes = encode_snapshot(state_);
     const position at = state_.at();
     const std::uint64_t given_up = given_up_;
-    co_await store_snapshot(bytes.view(), at);
-    if (given_up != given_up_) co_return;
     retention limits;
     limits.max_bytes = options_.retain_bytes;
-    (void)co_await log_->apply_retention(limits, at.index);
+    if (mutated(mutant::compact_before_snapshot)) (void)co_await log_->apply_retention(limits, at.index);
+    co_await store_snapshot(bytes.view(), at);
+    if (given_up != given_up_) co_return;
+    const index_t replaceable = mutated(mutant::compact_beyond_snapshot) ? log_->last().index : at.index;
+    (void)co_await log_->apply_retention(limits, replaceable);
   }
 
   /// D1. Makes a leader's snapshot durable; the log is reset behind it afterwards, and until then no other one is
@@ -133,7 +136,7 @@ class basic_store : public snapshot_provider {
   void give_up_snapshot_behind(index_t kept) {
     ++given_up_;
     changing_ = true;
-    if (snapshot_.index <= kept) return;
+    if (snapshot_.index <= kept || mutated(mutant::keep_snapshot_of_lost_records)) return;
     std::error_code ec;
     env_.remove(snapshot_path(directory_), ec);
     if (ec) throw std::system_error(ec, "cannot remove " + snapshot_path(directory_));
@@ -146,7 +149,7 @@ class basic_store : public snapshot_provider {
     const auto summary = kept ? read_snapshot_summary(kept->bytes()) : std::nullopt;
     snapshot_image image;
     if (summary) {
-      image.upto = summary->at;
+      image.upto = mutated(mutant::announce_snapshot_at_applied_position) ? state_.at() : summary->at;
       image.bytes = kept->bytes();
       image.owner = kept;
     } else {
@@ -192,13 +195,19 @@ class basic_store : public snapshot_provider {
     const std::string path = snapshot_path(directory_);
     std::error_code ec;
     typename Env::file to = env_.open(path + ".tmp", open_mode::truncate, ec);
-    if (!ec) ec = co_await to.pwrite_datasync(0, {&bytes, 1}, sync_on::disk_thread);
+    if (!ec && mutated(mutant::rename_snapshot_before_sync)) {
+      to.pwrite(0, {&bytes, 1}, ec);
+    } else if (!ec) {
+      ec = co_await to.pwrite_datasync(0, {&bytes, 1}, sync_on::disk_thread);
+    }
     if (!ec && given_up != given_up_) co_return;
     if (!ec) {
       env_.rename(path + ".tmp", path, ec);
       if (!ec) snapshot_ = at;
     }
-    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
+    if (!ec && !mutated(mutant::skip_snapshot_directory_sync)) {
+      ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
+    }
     if (ec) throw std::system_error(ec, "cannot write " + path);
   }
 
@@ -247,6 +256,7 @@ class basic_store : public snapshot_provider {
     }
     place_ = typename basic_append_log<Env>::read_place();
     place_.next = state_.at().index + 1;
+    if (state_.at().index > log_->base().index && mutated(mutant::apply_snapshot_record_again)) --place_.next;
     applied_.notify_all();
     return continues || log_->base().index == 0;
   }
@@ -320,7 +330,10 @@ awaitable<std::unique_ptr<basic_store<Env>>> basic_store<Env>::open(Env& env, st
   }
   store->log_ = std::move(opened.log);
   // A crash between a snapshot's installation and the log's reset.
-  if (store->snapshot_.index > store->log_->last().index) co_await store->log_->reset(store->snapshot_);
+  const bool interrupted = store->snapshot_.index > store->log_->last().index;
+  if (interrupted && !mutated(mutant::forget_interrupted_installation)) {
+    co_await store->log_->reset(store->snapshot_);
+  }
   while (!store->rebuild()) co_await store->start_over();
   store->apply_new();
   co_return store;

@@ -8,5 +8,6 @@
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/errors.hpp"
 #include "lockstep/core/ids.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/core/wait_list.hpp"

@@ -21,6 +21,7 @@
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/ids.hpp"
+#include "lockstep/core/mutant.hpp"
 
 #include <algorithm>
 #include <array>
@@ -203,6 +204,7 @@ class divergence_search {
   [[nodiscard]] std::optional<index_t> next_probe() const noexcept {
     const index_t agreed_end = agreed_ ? *agreed_ + 1 : lowest_;
     if (agreed_end >= differs_from_) return std::nullopt;
+    if (agreed_ && agreed_end + 1 == differs_from_ && mutated(mutant::search_stops_early)) return std::nullopt;
     return agreed_end + (differs_from_ - agreed_end) / 2;
   }
 
@@ -250,6 +252,9 @@ inline decision decide(const subscribe_message& subscription, const position& ba
   const index_t have = subscription.have.index;
   const bool both_have = own && have >= base.index && have <= last.index;
   if (both_have && *own == subscription.have) return result;
+  if (both_have && own->epoch == subscription.have.epoch && mutated(mutant::compare_chains_never)) return result;
+  if (both_have && mutated(mutant::ignore_divergence)) return result;
+  if (have > last.index && mutated(mutant::skip_divergence_search)) return result;
   result.lowest = std::max(subscription.base, base.index);
   result.highest = std::min(have, last.index);
   if (result.lowest > result.highest) {
@@ -294,7 +299,9 @@ class lag_tracker {
   }
 
   /// How many records of the source are not durable here, as of its last heartbeat.
-  [[nodiscard]] std::uint64_t records() const noexcept { return source_last_ > have_ ? source_last_ - have_ : 0; }
+  [[nodiscard]] std::uint64_t records() const noexcept {
+    return source_last_ > have_ || mutated(mutant::negative_lag) ? source_last_ - have_ : 0;
+  }
 
   /// For how long the source has had the oldest record that is not durable here: not longer than it had, and shorter by
   /// at most the time between two heartbeats. When more than most_samples heartbeats named records that are missing,

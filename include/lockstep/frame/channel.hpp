@@ -20,6 +20,7 @@
 // protection from attackers (put it over a TLS stream); fairness between its senders beyond the order of their calls.
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/env/real.hpp"
 #include "lockstep/frame/channel_options.hpp"
 #include "lockstep/frame/codec.hpp"
@@ -194,7 +195,7 @@ awaitable<void> end_politely(State& self) {
   self.set_limit(self.env.now() + self.options.close_timeout, errc::closed);
   self.release_receiver(errc::closed);
   typename State::waiting_frame mark(self);
-  if (self.submit(mark)) {
+  if (self.submit(mark) && !mutated(mutant::close_drops_queue)) {
     parked waiter;
     co_await waiter.wait(self.executor, mark.sender);
     if (is_cancelled(waiter.result())) co_return;
@@ -295,7 +296,7 @@ template <class Env, class Stream>
 awaitable<void> basic_channel<Env, Stream>::flush() {
   if (const auto reason = state_->reason_for_sender(0)) state_->throw_error(reason);
   typename state::waiting_frame mark(*state_);
-  if (mark.self->submit(mark)) {
+  if (mark.self->submit(mark) && !mutated(mutant::flush_returns_early)) {
     detail::parked waiter;
     co_await waiter.wait(mark.self->executor, mark.sender);
     if (waiter.result()) mark.self->throw_error(waiter.result());
@@ -308,6 +309,7 @@ awaitable<frame_view> basic_channel<Env, Stream>::receive() {
   for (;;) {
     frame_view frame;
     const auto arrived = state_->take_frame(frame);
+    if (arrived == state::arrival::frame && mutated(mutant::read_ahead_into_delivered_frame)) state_->start_read();
     if (arrived == state::arrival::frame) co_return frame;
     if (arrived == state::arrival::failure) state_->throw_error(state_->reason_for_receiver());
     state_->start_read();

@@ -7,6 +7,7 @@
 #include "lockstep/core/checksum.hpp"
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/errors.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/frame/format.hpp"
 
 #include <algorithm>
@@ -156,10 +157,13 @@ inline bool take_whole_frame(bytes_view input, std::size_t max_payload_bytes, fr
   if (input.size() < frame_header_bytes) return false;
   const header_words words(input.data());
   const std::size_t length = words.length();
-  if (length > max_payload_bytes || input.size() - frame_header_bytes < length || !words.well_formed()) return false;
+  if (length > max_payload_bytes && !mutated(mutant::skip_frame_size_limit)) return false;
+  if (input.size() - frame_header_bytes < length || !words.well_formed()) return false;
   const bytes_view payload(input.data() + frame_header_bytes, length);
   const std::uint64_t payload_hash = words.self_checked() ? 0 : xxh3_64(payload);
-  if (load_le<std::uint64_t>(input.data() + 16) != words.check(payload_hash)) return false;
+  if (load_le<std::uint64_t>(input.data() + 16) != words.check(payload_hash) && !mutated(mutant::skip_frame_checksum)) {
+    return false;
+  }
   frame = {words.kind(), words.flags(), words.id, payload};
   return true;
 }
@@ -190,7 +194,7 @@ inline decoded_frame decode_frame(bytes_view input, std::size_t max_payload_byte
   result.bytes = frame_header_bytes;
   if (input.size() < sizeof(std::uint32_t)) return result;
   const std::size_t length = load_le<std::uint32_t>(input.data());
-  if (length > max_payload_bytes) return corrupt(errc::frame_too_large);
+  if (length > max_payload_bytes && !mutated(mutant::skip_frame_size_limit)) return corrupt(errc::frame_too_large);
   if (input.size() < frame_header_bytes) return result;
   if (!detail::header_words(input.data()).well_formed()) return corrupt(errc::malformed);
   result.bytes = frame_header_bytes + length;
@@ -208,7 +212,8 @@ inline mutable_bytes frame_decoder::prepare() {
   }
   // Moving the rest of a frame to the front costs less than a read into little room.
   if (begin_ != 0 && (begin_ + wanted_ > buffer_.size() || buffer_.size() - end_ < buffer_.size() / 2)) {
-    std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
+    const std::size_t lost = end_ != begin_ && mutated(mutant::partial_frame_loses_last_byte) ? 1 : 0;
+    std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_ - lost);
     end_ -= begin_;
     begin_ = 0;
   }
@@ -218,6 +223,7 @@ inline mutable_bytes frame_decoder::prepare() {
 inline verdict frame_decoder::next(frame_view& frame) noexcept {
   if (!detail::take_whole_frame(unread(), max_payload_, frame)) return examine();
   begin_ += frame_header_bytes + frame.payload.size();
+  if (begin_ != end_ && mutated(mutant::drop_frames_read_together)) begin_ = end_;
   wanted_ = frame_header_bytes;
   return verdict::ok;
 }

@@ -19,6 +19,7 @@
 // distinction of torn tail and corruption.
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/log/batch.hpp"
 #include "lockstep/log/detail/hot_tail.hpp"

@@ -11,6 +11,7 @@
 // stand behind the end; they never verify, because their indexes are lower than the segment's (P2).
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/log/codec.hpp"
 
 #include <cstring>
@@ -178,7 +179,9 @@ inline recovery_report judge(std::span<const segment_image> segments, const reco
     report.reason = std::move(reason);
     return report;
   };
-  const index_t durable = bounds.watermark.index > bounds.known_durable ? bounds.watermark.index : bounds.known_durable;
+  index_t durable = bounds.watermark.index > bounds.known_durable ? bounds.watermark.index : bounds.known_durable;
+  if (mutated(mutant::skip_watermark_check)) durable = bounds.known_durable;
+  if (mutated(mutant::skip_known_durable_check)) durable = bounds.watermark.index;
   const auto must_exist = [&](index_t missing, const std::string& file, std::uint64_t offset, const std::string& what) {
     const bool local = missing <= bounds.watermark.index;
     return corrupt(local ? corruption::watermark : corruption::known_durable, missing, durable, file, offset,
@@ -208,7 +211,7 @@ inline recovery_report judge(std::span<const segment_image> segments, const reco
     }
     if (i >= first_unsealed || !segments[i + 1].readable()) continue;
     const segment_header& successor = *segments[i + 1].header;
-    if (segment.file_bytes < successor.predecessor_bytes) {
+    if (segment.file_bytes < successor.predecessor_bytes && !mutated(mutant::skip_sealed_check)) {
       return corrupt(corruption::sealed_segment, segment.named_index, successor.base.index, segment.file,
                      segment.file_bytes, "the sealed segment is shorter than its successor says");
     }
@@ -230,9 +233,10 @@ inline recovery_report judge(std::span<const segment_image> segments, const reco
 
     const index_t bad = scan.last.index + 1;
     const std::string what = log_codec::explain(scan.stopped_by);
-    if (bad <= durable) return must_exist(bad, segment.file, scan.good_bytes, what);
+    const bool trusted_end = scan.suspect_bytes == 0 && mutated(mutant::zeros_prove_the_end);
+    if (bad <= durable && !trusted_end) return must_exist(bad, segment.file, scan.good_bytes, what);
     const std::uint64_t limit = segment.header->in_flight_limit;
-    if (limit != 0 && scan.suspect_bytes > limit) {
+    if (limit != 0 && scan.suspect_bytes > limit && !mutated(mutant::skip_in_flight_check)) {
       return corrupt(corruption::in_flight_limit, bad, bad, segment.file, scan.good_bytes,
                      "record " + std::to_string(bad) + ": " + what + ", and " + std::to_string(scan.suspect_bytes) +
                          " bytes stand behind it where at most " + std::to_string(limit) + " can have been in flight");

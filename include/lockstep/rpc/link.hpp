@@ -10,6 +10,7 @@
 // question; a choice among several peers (redirect() is told by whoever knows).
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/core/wait_list.hpp"
 #include "lockstep/frame/channel.hpp"
@@ -166,7 +167,8 @@ awaitable<void> basic_link<Env>::keep_connected() {
       backoff_.reset();
       continue;
     }
-    const duration wait = backoff_.next(env_.random());
+    duration wait = backoff_.next(env_.random());
+    if (mutated(mutant::no_backoff)) wait = duration(0);
     report_.next_attempt = env_.now() + wait;
     change(link_state::waiting);
     pause_.expires_at(report_.next_attempt);
@@ -188,6 +190,7 @@ awaitable<void> basic_link<Env>::connect_once() {
     if (redirected_) co_return;
     channel_type over(env_, std::move(stream), options_.channel);
     const named_channel named(*this, over);
+    if (mutated(mutant::up_before_handshake)) change(link_state::up);
     report_.peer = co_await over.handshake();
     change(link_state::up);
     co_await session_(over);
@@ -213,12 +216,15 @@ template <class Env>
 void basic_link<Env>::fail(std::error_code error, std::string text) {
   const bool lasted = report_.state == link_state::up && env_.now() - report_.since >= options_.stable_after;
   if (lasted) {
-    backoff_.reset();
+    if (!mutated(mutant::never_reset_backoff)) backoff_.reset();
     report_.failures = 0;
   }
   ++report_.failures;
   report_.error = error;
   report_.text = std::move(text);
+  if (report_.state == link_state::connecting && mutated(mutant::give_up_after_failed_handshake)) {
+    change(link_state::closed);
+  }
 }
 
 template <class Env>

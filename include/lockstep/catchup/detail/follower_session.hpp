@@ -3,6 +3,7 @@
 
 #include "lockstep/catchup/core.hpp"
 #include "lockstep/catchup/follower_options.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/frame/channel.hpp"
 #include "lockstep/log/append_log.hpp"
@@ -77,7 +78,7 @@ class follower_session {
   // Whatever this log holds was verified when it was appended; made durable, it can be presented.
   awaitable<void> subscribe() {
     enter(stage::subscribed);
-    co_await of_.log.durable(of_.log.last().index);
+    if (!mutated(mutant::subscribe_from_staged_records)) co_await of_.log.durable(of_.log.last().index);
     catchup::subscribe_message message;
     message.have = of_.log.last();
     message.base = of_.log.base().index;
@@ -105,13 +106,14 @@ class follower_session {
       co_await of_.log.durable(of_.log.last().index);
       if (!may_acknowledge()) continue;  // the next subscription will say it
       catchup::position_message message;
-      message.position = of_.log.acked();
+      message.position = mutated(mutant::ack_staged_records) ? of_.log.last() : of_.log.acked();
       acknowledged_ = message.position.index;
       update_caught_up();
       co_await say(catchup::message::ack, message);
     }
   }
   [[nodiscard]] bool may_acknowledge() const noexcept {
+    if (of_.log.acked().index == acknowledged_ + 1 && mutated(mutant::keep_last_ack)) return false;
     return at_ == stage::following && of_.log.acked().index > acknowledged_;
   }
 
@@ -214,6 +216,7 @@ class follower_session {
           if (message.position != snapshot_upto_ || snapshot_left_ != 0) {
             throw std::system_error(errc::malformed, "snapshot cut short");
           }
+          if (mutated(mutant::reset_before_snapshot_is_durable)) co_await finish(of_.log.reset(snapshot_upto_));
           co_await of_.events.snapshot_end();
           co_await finish(of_.log.reset(snapshot_upto_));
           co_await subscribe();
@@ -272,7 +275,7 @@ class follower_session {
   }
 
   void update_caught_up() {
-    progress_->lag.has(of_.log.acked().index);
+    progress_->lag.has(mutated(mutant::caught_up_before_durable) ? of_.log.last().index : of_.log.acked().index);
     const bool before = progress_->caught_up;
     progress_->caught_up = announced_ && progress_->lag.records() == 0;
     if (progress_->caught_up && !before) of_.events.caught_up(of_.log.acked());
@@ -294,7 +297,7 @@ class follower_session {
   }
 
   void refuse_older_life(epoch_t source_epoch) const {
-    if (source_epoch >= of_.log.last().epoch) return;
+    if (source_epoch >= of_.log.last().epoch || mutated(mutant::follow_older_life)) return;
     throw std::system_error(errc::stale_epoch, "the source is at epoch " + std::to_string(source_epoch) +
                                                    ", this log at " + std::to_string(of_.log.last().epoch));
   }
@@ -339,7 +342,7 @@ class follower_session {
                                                   std::to_string(last_lost) + " are not the source's");
     }
     std::string saved;
-    if (first_lost <= last_lost) saved = co_await save_records(kept);
+    if (first_lost <= last_lost && !mutated(mutant::skip_saving_diverged_records)) saved = co_await save_records(kept);
     of_.events.diverged(common, first_lost, last_lost, saved);
   }
 
@@ -352,7 +355,7 @@ class follower_session {
     std::error_code ec;
     typename Env::file to = of_.env.open(temporary, open_mode::truncate, ec);
     if (!ec) write_segment(to, before, ec);
-    if (!ec) ec = co_await to.datasync(sync_on::disk_thread);
+    if (!ec && !mutated(mutant::save_diverged_records_unsynced)) ec = co_await to.datasync(sync_on::disk_thread);
     if (!ec) of_.env.rename(temporary, name, ec);
     if (!ec) ec = co_await of_.env.sync_directory(of_.log.directory(), sync_on::disk_thread);
     if (ec) {

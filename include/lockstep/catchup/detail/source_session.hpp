@@ -3,6 +3,7 @@
 
 #include "lockstep/catchup/core.hpp"
 #include "lockstep/catchup/source_options.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/frame/channel.hpp"
 #include "lockstep/log/cursor.hpp"
@@ -176,7 +177,8 @@ class source_session {
       case catchup::answer::accept: {
         accepted_ = true;
         status_->acked = subscription_.have;
-        reader_.emplace(of_.log, subscription_.have.index + 1, of_.options.ship);
+        reader_.emplace(of_.log, subscription_.have.index + (mutated(mutant::ship_last_record_again) ? 0 : 1),
+                        of_.options.ship);
         rewinds_ = of_.log.rewinds();
         catchup::position_message accepted;
         accepted.position = subscription_.have;
@@ -297,6 +299,7 @@ class source_session {
     for (;;) {
       const time_point now = of_.env.now();
       const bool pushing = subscription_.mode == catchup::mode::push;
+      if (pushing && mutated(mutant::send_no_heartbeats)) next_beat_ = now + heartbeat_interval();
       if (at_ == stage::shipping &&
           (pushing ? now >= next_beat_ : fetch_ && now >= fetch_until_ && nothing_to_ship())) {
         fetch_.reset();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "lockstep/core/errors.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/wait_list.hpp"
 #include "lockstep/frame/channel_options.hpp"
 #include "lockstep/frame/codec.hpp"
@@ -149,8 +150,10 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
                 std::size_t longest) {
     const std::size_t bytes = frame_header_bytes + payload_bytes;
     const std::size_t queued = queue_.owned_bytes();
-    if (payload_bytes > longest || queue_.has_references()) return false;
-    if (queued != 0 && queued + bytes > options.send_queue_bytes) return false;
+    if (payload_bytes > longest) return false;
+    if (queue_.has_references() && !mutated(mutant::small_frames_overtake_large)) return false;
+    const bool full = queued != 0 && queued + bytes > options.send_queue_bytes;
+    if (full && !mutated(mutant::ignore_backpressure)) return false;
     queue_.copy_frame(header, parts, payload_bytes);
     write_soon();
     return true;
@@ -284,6 +287,7 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     writing_ = false;
     wrote_this_turn_ = false;
     parked::batch woken;
+    if (!ec && mutated(mutant::short_write_counts_as_whole)) bytes = queue_.pin(0).size();
     queue_.sent(bytes, [&woken](send_queue::reference& sent) { wake(sent, {}, woken); });
     if (ec) end_sending(ec, woken);
     write_and_collect(woken);
@@ -417,7 +421,8 @@ class channel_state : public std::enable_shared_from_this<channel_state<Env, Str
     if (reads_ != heard_ || !receiver) {
       heard_ = reads_;
       heard_at_ = now;
-    } else if (options.idle_timeout.count() != 0 && now - heard_at_ >= options.idle_timeout) {
+    } else if (options.idle_timeout.count() != 0 && now - heard_at_ >= options.idle_timeout &&
+               !mutated(mutant::never_idle)) {
       fail(errc::idle_timeout);
       return false;
     }

@@ -1,6 +1,7 @@
 // The handshake over a channel's state: who is there, and whether the two sides want each other.
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/frame/detail/channel_state.hpp"
 #include "lockstep/frame/hello.hpp"
 
@@ -82,7 +83,7 @@ template <class State>
 std::optional<handshake_error> find_objection(State& self, const hello& theirs) {
   const channel_options& ours = self.options;
   const std::string peer = "peer at " + self.peer.address;
-  if (theirs.cluster != ours.cluster) {
+  if (theirs.cluster != ours.cluster && !mutated(mutant::skip_cluster_check)) {
     return handshake_error(errc::wrong_cluster,
                            peer + " belongs to cluster '" + theirs.cluster + "', this node to '" + ours.cluster + "'",
                            "this node belongs to cluster '" + ours.cluster + "', not '" + theirs.cluster + "'");
@@ -132,6 +133,7 @@ awaitable<void> shake_hands(State& self) {
   self.set_limit(
       self.env.now() + self.options.handshake_timeout, errc::timed_out,
       "peer at " + self.peer.address + " did not finish the handshake within " + std::to_string(limit.count()) + " ms");
+  if (mutated(mutant::skip_handshake_timeout)) self.lift_limit();
   send_hello(self, hello::step_t::offer);
   const decoded_hello offer = co_await read_hello(self);
   std::optional<handshake_error> wrong = find_fault(self, offer, hello::step_t::offer);

@@ -9,6 +9,7 @@
 
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/checksum.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/frame/codec.hpp"
 
 #include <algorithm>
@@ -105,7 +106,7 @@ class send_queue {
   /// that the peer still receives whole frames.
   void withdraw(reference& gone) {
     if (!gone.queued) return;
-    if (gone.bytes != gone.bytes_in_all) {
+    if (gone.bytes != gone.bytes_in_all && !mutated(mutant::cancelled_send_leaves_half_a_frame)) {
       gone.for_each_piece([this](bytes_view piece) {
         copied_.append(piece);
         return true;

@@ -61,7 +61,9 @@ position basic_append_log<Env>::append_parts(epoch_t epoch, std::span<const byte
                                              record_kind kind) {
   std::size_t length = 0;
   for (const bytes_view part : payload) length += part.size();
-  if (epoch < staged_.epoch || epoch > max_epoch) fail_append(errc::stale_epoch);
+  if ((epoch < staged_.epoch && !mutated(mutant::accept_stale_epoch)) || epoch > max_epoch) {
+    fail_append(errc::stale_epoch);
+  }
   if (length > options_.max_payload_bytes) fail_append(errc::record_too_large);
   const std::size_t bytes = log_format::record_bytes(length);
   detail::tail_chunk& chunk = room_for(bytes);
@@ -140,7 +142,7 @@ void basic_append_log<Env>::reserve(file& target, std::uint64_t& reserved, std::
       upto = prewritten;
     }
   }
-  if (ec) fail_append(ec);
+  if (ec && !mutated(mutant::ignore_full_disk)) fail_append(ec);
   reserved = upto;
 }
 
@@ -220,12 +222,18 @@ awaitable<std::error_code> basic_append_log<Env>::flush() {
       opening->opens_segment = false;
     }
     flight flying = take_off();
-    if (options_.sync == sync_policy::always) {
+    if (mutated(mutant::watermark_before_sync)) record_synced(flying.upto);
+    if (options_.sync == sync_policy::always && !mutated(mutant::skip_flush_sync) &&
+        !mutated(mutant::ack_before_sync)) {
       ec = co_await flying.target->pwrite_datasync(flying.begin, flying.gather, options_.sync_where);
     } else {
       flying.target->pwrite(flying.begin, flying.gather, ec);
     }
+    if (ec && mutated(mutant::retry_failed_sync)) ec = co_await flying.target->datasync(options_.sync_where);
+    if (ec && mutated(mutant::ack_after_failed_sync)) ec.clear();
+    if (!ec && mutated(mutant::ack_what_came_during_the_sync)) flying.upto = staged_;
     if (!ec) land(flying);
+    if (!ec && mutated(mutant::ack_before_sync)) ec = co_await active_->datasync(options_.sync_where);
   }
   if (!ec && options_.sync == sync_policy::interval && dirty_bytes_ > options_.max_unsynced_bytes / 2) {
     ec = co_await sync_active();
@@ -286,7 +294,7 @@ void basic_append_log<Env>::land(flight& landed) {
 template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const position& base) {
   std::error_code ec;
-  if (options_.sync == sync_policy::interval) ec = co_await sync_active();
+  if (options_.sync == sync_policy::interval && !mutated(mutant::seal_before_sync)) ec = co_await sync_active();
   if (ec) co_return ec;
   // sync_policy::never: each closed segment holds its file open until it is synced, so a disk that is slower than the
   // writer slows the writer down.
@@ -300,7 +308,8 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   const std::shared_ptr<file> opened = prepared_.front().opened;
   const bool recycled = prepared_.front().recycled;
   segment added;
-  added.header.flags = (syncs() ? log_format::predecessor_sealed : 0) | (recycled ? log_format::recycled : 0);
+  added.header.flags = (syncs() ? log_format::predecessor_sealed : 0) |
+                       (recycled && !mutated(mutant::forget_recycled_flag) ? log_format::recycled : 0);
   added.header.base = base;
   added.header.previous_first = segments_.back().header.first_index();
   added.header.predecessor_bytes = segments_.back().end;
@@ -309,14 +318,16 @@ awaitable<std::error_code> basic_append_log<Env>::open_next_segment(const positi
   added.end = log_format::segment_header_bytes;
   added.header.encode(header_page_);
   const bytes_view page(header_page_);
-  if (syncs()) {
+  if (syncs() && !mutated(mutant::skip_segment_header_sync)) {
     ec = co_await opened->pwrite_datasync(0, {&page, 1}, options_.sync_where);
   } else {
     opened->pwrite(0, {&page, 1}, ec);
   }
   if (!ec)
     env_.rename(path(log_files::numbered(base.index + 1, log_files::temporary_suffix)), path_of(added.header), ec);
-  if (!ec && syncs()) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (!ec && syncs() && !mutated(mutant::skip_roll_directory_sync)) {
+    ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  }
   if (ec) co_return ec;
 
   if (!syncs()) {
@@ -403,6 +414,7 @@ template <environment Env>
 void basic_append_log<Env>::fail(std::error_code ec) {
   if (failure_) return;
   failure_ = ec;
+  if (mutated(mutant::wake_waiters_of_failed_log_without_error)) acks_.notify_all();
   acks_.notify_all(errc::log_failed);
   grown_staged_.notify_all(errc::log_failed);
   grown_durable_.notify_all(errc::log_failed);
@@ -499,7 +511,8 @@ record_batch basic_append_log<Env>::read_from_tail(read_place& place, const deta
   record_walk walk;
   if (rest.size() <= max_bytes) {
     walk.bytes = rest.size();
-    walk.next = chunk == tail_.chunks().back() ? end : std::min(end, chunk->last.index + 1);
+    const bool newest = chunk == tail_.chunks().back() || mutated(mutant::tail_read_skips_later_chunks);
+    walk.next = newest ? end : std::min(end, chunk->last.index + 1);
     walk.chain = walk.next == end ? (seen == visibility::durable ? acked_ : staged_).chain : chunk->last.chain;
   } else {
     walk = walk_records(rest, place.next, end, max_bytes);
@@ -514,6 +527,7 @@ record_batch basic_append_log<Env>::read_from_tail(read_place& place, const deta
 template <environment Env>
 record_batch basic_append_log<Env>::read(read_place& place, std::size_t max_bytes, visibility seen) {
   if (closed_) throw_if_unusable();
+  if (mutated(mutant::read_staged_as_durable)) seen = visibility::staged;
   const index_t end = (seen == visibility::durable ? acked_ : staged_).index + 1;
   if (place.next > staged_.index + 1) throw std::system_error(errc::out_of_range, where("reading beyond the end of"));
   if (place.next <= base().index) throw std::system_error(errc::compacted, where("reading before the start of"));
@@ -544,6 +558,9 @@ record_batch basic_append_log<Env>::read(read_place& place, std::size_t max_byte
   place.offset += walk.bytes;
   place.next = walk.next;
   place.chain = walk.chain;
+  if (walk.next == last_in_segment + 1 && walk.next < end && mutated(mutant::cursor_skips_record_at_segment_boundary)) {
+    ++place.next;
+  }
   return batch;
 }
 
@@ -607,9 +624,15 @@ awaitable<std::error_code> basic_append_log<Env>::write_new_file(std::string nam
   const std::string temporary = path(name + std::string(log_files::temporary_suffix));
   std::error_code ec;
   auto target = std::make_shared<file>(env_.open(temporary, open_mode::truncate, ec));
-  if (!ec) ec = co_await target->pwrite_datasync(0, content, options_.sync_where);
+  if (!ec && mutated(mutant::skip_rewrite_sync)) {
+    target->pwrite(0, content, ec);
+  } else if (!ec) {
+    ec = co_await target->pwrite_datasync(0, content, options_.sync_where);
+  }
   if (!ec) env_.rename(temporary, path(name), ec);
-  if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (!ec && !mutated(mutant::skip_rename_directory_sync)) {
+    ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  }
   if (!ec && opened) *opened = std::move(target);
   co_return ec;
 }
@@ -639,17 +662,26 @@ template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::remove_and_sync(std::string name) {
   std::error_code ec;
   env_.remove(path(name), ec);
-  if (!ec) ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  if (!ec && !mutated(mutant::skip_removal_directory_sync)) {
+    ec = co_await env_.sync_directory(directory_, options_.sync_where);
+  }
   co_return ec;
 }
 
 // Before records are taken back, the watermark must not name them any more.
 template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::lower_watermark(const position& to) {
+  std::error_code ec;
+  if (mutated(mutant::keep_watermark_when_truncating)) co_return ec;
   std::array<std::byte, log_format::watermark_bytes> bytes;
   log_codec::encode_watermark(bytes.data(), to);
   const bytes_view view(bytes);
-  co_return co_await watermark_file_.pwrite_datasync(0, {&view, 1}, options_.sync_where);
+  if (mutated(mutant::lower_watermark_unsynced)) {
+    watermark_file_.pwrite(0, {&view, 1}, ec);
+  } else {
+    ec = co_await watermark_file_.pwrite_datasync(0, {&view, 1}, options_.sync_where);
+  }
+  co_return ec;
 }
 
 /// Readers and waiters see no record behind `last` any more.
@@ -685,14 +717,16 @@ awaitable<void> basic_append_log<Env>::truncate_suffix_owned(index_t keep) {
   const std::size_t number = keep == base().index ? 0 : number_of_segment(keep);
   const std::shared_ptr<reader> mapped = reader_of(segments_[number]);
   const segment_header header = segments_[number].header;
-  const std::uint64_t end =
+  std::uint64_t end =
       keep == header.base.index ? log_format::segment_header_bytes : mapped->offset_of(keep + 1, segments_[number].end);
+  if (mutated(mutant::truncate_leaves_records)) end = segments_[number].end;
   if (end == 0) throw std::system_error(errc::corrupt, path_of(header));
 
   throw_if_failed(co_await lower_watermark(*last));
   take_back(*last);
   while (segments_.size() > number + 1) {
-    throw_if_failed(co_await remove_and_sync(log_files::segment_name(segments_.back().header.first_index())));
+    const std::string gone = log_files::segment_name(segments_.back().header.first_index());
+    if (!mutated(mutant::truncate_leaves_segments)) throw_if_failed(co_await remove_and_sync(gone));
     segments_.pop_back();
   }
   throw_if_failed(co_await rewrite_segment(
@@ -711,7 +745,8 @@ awaitable<void> basic_append_log<Env>::truncate_suffix(index_t keep) {
 template <environment Env>
 awaitable<void> basic_append_log<Env>::compact_prefix_owned(index_t first_kept) {
   const turn held = co_await take_turn();
-  while (segments_.size() > 1 && segments_[1].header.base.index < first_kept &&
+  const std::size_t first_needed = mutated(mutant::compact_needed_segment) ? 0 : 1;
+  while (segments_.size() > 1 && segments_[first_needed].header.base.index < first_kept &&
          segments_[1].header.base.index <= synced_.index) {
     segment& oldest = segments_.front();
     const std::string name = log_files::segment_name(oldest.header.first_index());
@@ -792,6 +827,7 @@ awaitable<void> basic_append_log<Env>::reset_owned(position start) {
   log_codec::encode_watermark(bytes.data(), start);
   const bytes_view content(bytes);
   // The intent is durable first: a crash on the way is finished by the next open().
+  if (mutated(mutant::reset_before_intent)) throw_if_failed(co_await begin_anew(start));
   throw_if_failed(co_await write_new_file(std::string(log_files::reset_intent), {&content, 1}, nullptr));
   throw_if_failed(co_await begin_anew(start));
   throw_if_failed(co_await remove_and_sync(std::string(log_files::reset_intent)));
@@ -833,9 +869,19 @@ awaitable<std::error_code> basic_append_log<Env>::recover(const log_directory& f
       header.flags |= log_format::predecessor_sealed;
       header.predecessor_bytes = segments_.back().end;
     }
+    if (mutated(mutant::trust_page_cache_at_open)) {
+      segment trusted;
+      trusted.header = header;
+      trusted.end = image.scan->good_bytes;
+      segments_.push_back(std::move(trusted));
+      active_ = std::make_shared<file>(env_.open(path(image.file), open_mode::read_write, ec));
+      if (ec) co_return ec;
+      continue;
+    }
     const file opened = env_.open(path(image.file), open_mode::read, ec);
     typename Env::mapping mapped;
-    if (!ec) mapped = opened.map(0, std::min(image.file_bytes, image.scan->good_bytes), ec);
+    const std::uint64_t kept_bytes = mutated(mutant::keep_torn_tail) ? image.file_bytes : image.scan->good_bytes;
+    if (!ec) mapped = opened.map(0, std::min(image.file_bytes, kept_bytes), ec);
     if (ec) co_return ec;
     const std::size_t page = std::min(mapped.bytes().size(), log_format::segment_header_bytes);
     ec = co_await rewrite_segment(header, mapped.bytes().subspan(page));
@@ -862,14 +908,14 @@ auto basic_append_log<Env>::open(Env& env, std::string directory, log_options op
   if (ec) throw std::system_error(ec, "cannot lock log directory " + directory);
 
   log_directory found = log_directory::read(env, directory);
-  const bool resetting = found.reset_intent.has_value();
+  const bool resetting = found.reset_intent.has_value() && !mutated(mutant::ignore_reset_intent);
   if (!resetting) {
     const bool begins_behind_it = found.segments.empty() && options.start.index >= options.known_durable;
     result.report = found.recover(env, directory, begins_behind_it ? 0 : options.known_durable);
     if (result.report.verdict == log_verdict::corrupt) co_return result;
   }
   // D2. Not only when this call made the directory: whoever did may have crashed before it was synced.
-  if (found.segments.empty()) {
+  if (found.segments.empty() && !mutated(mutant::skip_creation_directory_sync)) {
     ec = co_await env.sync_directory(detail::parent_directory(directory), options.sync_where);
   }
   if (!ec) log->watermark_file_ = env.open(log->path(log_files::watermark), open_mode::create, ec);

@@ -4,6 +4,7 @@
 // suspend leaves in one write, and a call that is answered at once costs no turn of the loop.
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/wait_list.hpp"
 #include "lockstep/frame/channel.hpp"
 #include "lockstep/rpc/codec.hpp"
@@ -85,6 +86,7 @@ class peer_state : public std::enable_shared_from_this<peer_state<Env, Stream>> 
   }
 
   void watch(call& of, time_point deadline) {
+    if (deadline != never && mutated(mutant::ignore_call_deadline)) deadline = never;
     of.deadline = deadline;
     if (deadline != never) alarm_.at(deadline);
   }
@@ -125,7 +127,10 @@ class peer_state : public std::enable_shared_from_this<peer_state<Env, Stream>> 
     if (std::exchange(ended_, true)) return;
     alarm_.stop();
     parked::batch woken;
-    calls_.for_each([&](call& each) { end_call_later(each, rpc_status(errc::closed, true), woken); });
+    calls_.for_each([&](call& each) {
+      if (mutated(mutant::forget_calls_at_disconnect)) return;
+      end_call_later(each, rpc_status(errc::closed, !mutated(mutant::unknown_outcome_reported_as_failure)), woken);
+    });
     for (worker* const each : idle_) woken.add(each->idle, errc::closed);
     idle_.clear();
     if (!woken.empty()) asio::post(executor, std::move(woken));
@@ -534,7 +539,8 @@ class peer_state : public std::enable_shared_from_this<peer_state<Env, Stream>> 
         return;
       }
       send_control({rpc_kind::cancel, {}, each.id, 0});
-      end_call_later(each, rpc_status(errc::timed_out, true), woken);
+      const bool unknown = !mutated(mutant::unknown_outcome_reported_as_failure);
+      end_call_later(each, rpc_status(errc::timed_out, unknown), woken);
     });
     if (!woken.empty()) asio::post(executor, std::move(woken));
     if (now < drain_until_) return std::min(earliest, drain_until_);
