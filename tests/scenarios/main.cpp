@@ -1,4 +1,5 @@
 // sim_run: runs the scenarios under the simulator, and measures how strong it is. `sim_run --help`.
+#include "mutant_table.hpp"
 #include "report.hpp"
 #include "scenarios.hpp"
 
@@ -27,13 +28,15 @@ constexpr const char* examples = R"(Examples:
   sim_run --scenario log --from 19 --seeds 1 --only 57,32
   # with a deliberate bug
   sim_run --scenario log --mutant log-skip-flush-sync
+  # which deliberate bugs are found, how fast and by which faults, and what each family of faults is good for
+  sim_run --mutants --ablate
 
 )";
 
 constexpr const char* exit_codes = R"(
 Exit codes:
-  0  no seed failed
-  1  one did; the last line on standard output is the command that replays it
+  0  no seed failed; with --mutants: every mutant was killed
+  1  one did; the last line on standard output is the command that replays it; with --mutants: one survived
   2  the command line is wrong)";
 
 class examples_first : public CLI::Formatter {
@@ -174,6 +177,25 @@ int run(const std::string& program, const request& asked) {
   return result;
 }
 
+enum class table_format { text, json, markdown };
+
+int make_mutant_table(const mutant_options& options, table_format format, bool ablates) {
+  const std::vector<mutant_row> rows = run_mutants(options);
+  std::vector<ablation> without;
+  if (ablates) without = ablate(rows, options);
+  if (format == table_format::json) {
+    nlohmann::ordered_json object = as_json(rows, options);
+    if (ablates) object["ablation"] = as_json(without);
+    std::cout << object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+  } else {
+    const bool markdown = format == table_format::markdown;
+    std::cout << (markdown ? as_markdown(rows) : as_text(rows));
+    if (ablates) std::cout << "\n" << (markdown ? as_markdown(without) : as_text(without));
+  }
+  const bool survivors = std::any_of(rows.begin(), rows.end(), [](const mutant_row& each) { return !each.killed(); });
+  return survivors ? failed : ok;
+}
+
 int list() {
   std::size_t longest = 0;
   for (const sim::scenario& each : all()) longest = std::max(longest, each.name.size());
@@ -191,7 +213,7 @@ int main(int argc, char** argv) {
   request asked;
   std::vector<std::string> without;
   std::string only;
-  bool lists = false;
+  bool lists = false, tries_mutants = false, ablates = false, markdown = false;
   CLI::App app("Runs programs built from lockstep's blocks under the deterministic simulator.", "sim_run");
   app.formatter(std::make_shared<examples_first>());
   app.footer(exit_codes);
@@ -210,12 +232,31 @@ int main(int argc, char** argv) {
                  "Write the failing seed's timeline, or the first seed's, as JSON lines and as SVG")
       ->type_name("DIR");
   app.add_flag("--json", asked.json, "Print one JSON object on standard output, and everything else on standard error");
+  app.add_flag("--mutants", tries_mutants,
+               "Try every mutant, or --mutant's: how many --seeds (2000) of each scenario kill it, and which faults");
+  app.add_flag("--ablate", ablates, "With --mutants: also switch each fault family off; which ones survive then?")
+      ->needs("--mutants");
+  app.add_flag("--markdown", markdown, "With --mutants: print a table for documents")
+      ->needs("--mutants")
+      ->excludes("--json");
   try {
     app.parse(argc, argv);
     for (const std::string& each : without) asked.without.push_back(chosen_family(each));
     if (app.count("--only") != 0) asked.only = fault_numbers(only);
     if (lists) return list();
-    if (asked.scenario.empty()) throw usage_error("nothing to do: give --scenario NAME or --list");
+    if (tries_mutants) {
+      mutant_options options;
+      if (app.count("--seeds") != 0) options.seeds = asked.seeds;
+      options.jobs = asked.jobs;
+      options.without = asked.without;
+      (void)chosen_mutant(asked.mutant);
+      options.only = asked.mutant;
+      const table_format format = asked.json ? table_format::json
+                                  : markdown ? table_format::markdown
+                                             : table_format::text;
+      return make_mutant_table(options, format, ablates);
+    }
+    if (asked.scenario.empty()) throw usage_error("nothing to do: give --scenario NAME, --mutants or --list");
     return run(argv[0], asked);
   } catch (const CLI::CallForHelp&) {
     std::cout << app.help();
