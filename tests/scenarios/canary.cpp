@@ -37,7 +37,9 @@ awaitable<void> careless(sim::env& on, ledger& book) {
 }
 
 void run(sim::simulation& of) {
-  ledger book;
+  const auto owner = std::make_shared<ledger>();
+  ledger& book = *owner;
+  of.keep(owner);
   of.on_end = [](sim::node& ended) {
     try {
       std::rethrow_exception(ended.failure());

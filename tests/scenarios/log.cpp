@@ -149,9 +149,9 @@ awaitable<void> program(sim::env& on, truth& know) {
 }
 
 void run(sim::simulation& of) {
-  std::unique_ptr<truth> know;
   sim::node& one = of.in().add_node("one");
-  know = std::make_unique<truth>(one);
+  const auto know = std::make_shared<truth>(one);
+  of.keep(know);
   know->options = drawn_log_options(of.random("log options"));
   of.on_end = [](sim::node& ended) {
     try {
@@ -160,7 +160,7 @@ void run(sim::simulation& of) {
       // A disk that failed ends the program, which is started again.
     }
   };
-  of.run(one, [&know](sim::env& on) { return program(on, *know); });
+  of.run(one, [know = know.get()](sim::env& on) { return program(on, *know); });
   sim::fault_plan_options faults;
   faults.lasts = 10s;
   faults.families = sim::fault_set()

@@ -17,7 +17,7 @@ sim::scenario city_hall();         // cityhall.cpp
 sim::scenario canary();            // canary.cpp: has a bug on purpose
 
 inline std::vector<sim::scenario> all() {
-  return {appending_log(), canary()};
+  return {appending_log(), city_hall(), canary()};
 }
 
 /// Waits on the node's own clock.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <functional>
 #include <limits>
 #include <map>
@@ -1104,6 +1105,355 @@ TEST_F(direct_access, the_fingerprint_is_of_names_and_bytes) {
   EXPECT_EQ(disk.fingerprint(), before);
   ASSERT_FALSE(rename("/f", "/g"));
   EXPECT_NE(disk.fingerprint(), before);
+}
+
+// --- the history ---
+
+TEST(disk_history, is_kept_only_when_asked_for_and_operations_are_counted_without_it) {
+  sim::disk disk;
+  auto& operations = *sim::detail::disk_access::state_of(disk);
+  std::error_code ec;
+  operations.create_directory("/d", ec);
+  EXPECT_EQ(disk.operations(), 1u);
+  EXPECT_EQ(disk.operations(op_kind::create_directory), 1u);
+  EXPECT_TRUE(disk.history().empty());
+  disk.keep_history(true);
+  operations.create_directory("/d/e", ec);
+  operations.remove("/missing", ec);
+  EXPECT_EQ(disk.story(), "1 create_directory /d/e\n2 remove /missing: No such file or directory\n");
+  disk.keep_history(false);
+  EXPECT_TRUE(disk.history().empty());
+  EXPECT_EQ(disk.operations(), 3u);
+}
+
+// --- rot ---
+
+using bit_rot = disk_test;
+
+std::size_t differing_bits(const std::string& a, const std::string& b) {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    count += static_cast<std::size_t>(std::popcount(static_cast<unsigned char>(a[i] ^ b[i])));
+  }
+  return count;
+}
+
+TEST_F(bit_rot, turns_one_durable_bit_as_if_it_had_been_so_all_the_time) {
+  const std::string content = page_of('a') + page_of('b');
+  file f = durable_file("/f", content);
+  std::error_code ec;
+  const auto mapped = f.map(0, content.size(), ec);
+  sim::random_stream random(7);
+  const auto offset = disk.rot("/f", random);
+  ASSERT_TRUE(offset);
+  const std::string rotten = *cached("/f");
+  EXPECT_EQ(differing_bits(rotten, content), 1u);
+  EXPECT_NE(rotten[static_cast<std::size_t>(*offset)], content[static_cast<std::size_t>(*offset)]);
+  EXPECT_EQ(read(f, 0, content.size()), rotten);
+  EXPECT_EQ(as_text(mapped.bytes()), rotten);
+  EXPECT_EQ(durable("/f"), rotten);
+  EXPECT_EQ(after(nothing_survives, "/f"), rotten);
+  EXPECT_EQ(text(disk.process_crash(), "/f"), rotten);
+}
+
+TEST_F(bit_rot, spares_what_is_not_durable) {
+  file f = durable_file("/f", "abcd");
+  ASSERT_FALSE(write(f, 4, page_of('x')));
+  sim::random_stream random(1);
+  for (int i = 0; i < 100; ++i) EXPECT_LT(disk.rot("/f", random), 4u);
+}
+
+TEST_F(bit_rot, needs_a_byte) {
+  durable_file("/f", "");
+  sim::random_stream random(1);
+  EXPECT_EQ(disk.rot("/f", random), std::nullopt);
+  EXPECT_EQ(disk.rot("/missing", random), std::nullopt);
+}
+
+TEST_F(bit_rot, is_in_the_pending_states_of_its_byte_too) {
+  file f = durable_file("/f", "aaaa");
+  ASSERT_FALSE(write(f, 0, "bb"));
+  ASSERT_FALSE(write(f, 0, "cc"));
+  disk.flip_bit("/f", 1, 1);
+  for (const auto& outcome : seeded_outcomes("/f")) {
+    EXPECT_TRUE(outcome == "acaa" || outcome == "b`aa" || outcome == "caaa") << *outcome;
+  }
+}
+
+TEST_F(bit_rot, is_in_pages_that_a_failed_sync_marked_clean) {
+  file f = durable_file("/f", "aaaa");
+  ASSERT_FALSE(write(f, 0, "bb"));
+  disk.inject({.kinds = {op_kind::datasync}});
+  ASSERT_TRUE(sync(f));
+  ASSERT_FALSE(sync(f));
+  disk.flip_bit("/f", 0, 1);
+  EXPECT_EQ(cached("/f"), "`baa");
+  EXPECT_EQ(durable("/f"), "caaa");
+}
+
+// --- misdirected writes ---
+
+using misdirected_write = disk_test;
+
+TEST_F(misdirected_write, lands_on_another_page_of_the_file_and_reports_success) {
+  file f = durable_file("/f", page_of('0') + page_of('1') + page_of('2'));
+  disk.inject({.misdirect = sim::elsewhere{.page = 2}});
+  EXPECT_FALSE(write(f, 10, "lost"));
+  EXPECT_EQ(disk.faults_hit(), 1u);
+  std::string expected = page_of('0') + page_of('1') + page_of('2');
+  expected.replace(2 * page_size + 10, 4, "lost");
+  EXPECT_EQ(cached("/f"), expected);
+  EXPECT_EQ(durable("/f"), expected);
+  ASSERT_FALSE(write(f, 10, "kept"));
+  EXPECT_EQ(read(f, 10, 4), "kept");
+}
+
+TEST_F(misdirected_write, lands_in_another_file_as_far_as_that_reaches) {
+  file f = durable_file("/f", "meant");
+  durable_file("/g", page_of('g') + "gg");
+  disk.inject({.path_contains = "/f", .misdirect = sim::elsewhere{"/g", 1}});
+  EXPECT_FALSE(write(f, 0, "MEANT"));
+  EXPECT_EQ(cached("/f"), "meant");
+  EXPECT_EQ(cached("/g"), page_of('g') + "ME");
+  EXPECT_EQ(after(nothing_survives, "/g"), page_of('g') + "ME");
+}
+
+TEST_F(misdirected_write, that_appends_leaves_zeros_within_the_new_size) {
+  file f = durable_file("/f", page_of('0'));
+  disk.inject({.misdirect = sim::elsewhere{.page = 0}});
+  EXPECT_FALSE(write(f, page_size, "appended"));
+  EXPECT_FALSE(sync(f));
+  const std::string expected = "appended" + page_of('0').substr(8) + std::string(8, '\0');
+  EXPECT_EQ(cached("/f"), expected);
+  EXPECT_EQ(after(nothing_survives, "/f"), expected);
+  EXPECT_EQ(disk.used(), 2 * page_size);
+}
+
+TEST_F(misdirected_write, is_lost_where_no_file_is) {
+  file f = durable_file("/f", "meant");
+  disk.inject({.misdirect = sim::elsewhere{"/nowhere", 0}});
+  EXPECT_FALSE(write(f, 0, "MEANT"));
+  EXPECT_EQ(cached("/f"), "meant");
+  EXPECT_EQ(disk.files(), std::vector<std::string>{"/f"});
+}
+
+TEST_F(misdirected_write, hits_every_state_of_the_bytes_where_it_lands) {
+  file f = durable_file("/f", page_of('0') + page_of('0'));
+  ASSERT_FALSE(write(f, page_size, page_of('1')));
+  disk.inject({.misdirect = sim::elsewhere{.page = 1}});
+  ASSERT_FALSE(write(f, 0, "x"));
+  for (const auto& outcome : seeded_outcomes("/f")) EXPECT_EQ((*outcome)[page_size], 'x');
+}
+
+TEST_F(misdirected_write, is_a_pwrite_only) {
+  file f = durable_file("/f", page_of('0') + page_of('1'));
+  disk.inject({.nth = 1, .misdirect = sim::elsewhere{.page = 1}});
+  EXPECT_TRUE(read(f, 0, 1));
+  ASSERT_FALSE(write(f, 0, "a"));
+  ASSERT_FALSE(sync(f));
+  ASSERT_FALSE(write(f, 0, "b"));
+  EXPECT_EQ(read(f, 0, 1), "a");
+  EXPECT_EQ(read(f, page_size, 1), "b");
+}
+
+// --- reads and syncs that fail ---
+
+using bad_device = disk_test;
+
+TEST_F(bad_device, a_read_may_fail_once) {
+  file f = durable_file("/f", "content");
+  disk.inject({.kinds = {op_kind::pread}, .path_contains = "/f"});
+  std::array<std::byte, 7> into{};
+  std::error_code ec;
+  EXPECT_EQ(f.pread(0, into, ec), 0u);
+  EXPECT_EQ(ec, std::errc::io_error);
+  EXPECT_EQ(read(f, 0, 7), "content");
+}
+
+TEST_F(bad_device, a_bad_sector_fails_what_touches_it_and_nothing_else) {
+  file f = durable_file("/f", std::string(3 * sector_size, 'x'));
+  disk.inject({.kinds = {op_kind::pread}, .how_often = times::from_then_on, .touching = sector_size + 5});
+  EXPECT_TRUE(read(f, 0, sector_size));
+  EXPECT_TRUE(read(f, 0, sector_size + 5));
+  EXPECT_TRUE(read(f, sector_size + 6, sector_size));
+  EXPECT_FALSE(read(f, sector_size + 5, 1));
+  EXPECT_FALSE(read(f, 0, 3 * sector_size));
+  EXPECT_FALSE(write(f, sector_size, "written"));
+  EXPECT_FALSE(sync(f));
+  disk.clear_faults();
+  EXPECT_EQ(read(f, sector_size, 7), "written");
+}
+
+TEST_F(bad_device, a_sync_may_find_no_space_and_then_its_pages_are_lost) {
+  file f = durable_file("/f", page_of('0'));
+  ASSERT_FALSE(write(f, 0, page_of('1')));
+  disk.inject({.kinds = {op_kind::datasync}, .error = disk_error(ENOSPC)});
+  EXPECT_EQ(sync(f), std::errc::no_space_on_device);
+  EXPECT_FALSE(sync(f)) << "it is reported once";
+  EXPECT_EQ(cached("/f"), page_of('1'));
+  EXPECT_EQ(durable("/f"), page_of('0'));
+  EXPECT_EQ(after(everything_survives, "/f"), page_of('0'));
+}
+
+// --- crashes in place ---
+
+using crash_in_place = disk_test;
+
+struct program_with_changes : disk_test {
+  void TestBody() override {}
+};
+
+// Something pending of each kind.
+void fill(disk_test& with) {
+  file a = with.durable_file("/a", page_of('a') + page_of('b') + page_of('c'));
+  file b = with.open("/b");
+  for (std::uint64_t i = 0; i < 20; ++i) (void)disk_test::write(a, i * 700, std::string(300, 'n'));
+  (void)with.sync(b);
+  (void)disk_test::truncate(a, 5000);
+  (void)disk_test::write(b, 0, page_of('x') + "y");
+  (void)with.rename("/b", "/c");
+  (void)with.create_directory("/d");
+}
+
+TEST(crash_in_place_of_the_machine, leaves_what_the_image_shows) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const power_cut cut = seed == 0 ? everything_survives : seed == 1 ? nothing_survives : power_cut::seeded(seed);
+    program_with_changes program;
+    fill(program);
+    sim::disk& disk = program.disk;
+    const sim::disk image = disk.power_loss(cut);
+    disk.lose_power(cut);
+    ASSERT_EQ(disk.fingerprint(), image.fingerprint()) << seed;
+    ASSERT_EQ(disk.used(), image.used()) << seed;
+    ASSERT_EQ(disk.files(view::durable), image.files(view::durable)) << seed;
+    ASSERT_EQ(disk.power_loss(nothing_survives).fingerprint(), image.fingerprint()) << seed;
+  }
+}
+
+TEST_F(crash_in_place, of_the_program_leaves_what_the_image_shows) {
+  fill(*this);
+  const sim::disk image = disk.process_crash();
+  disk.crash_process();
+  EXPECT_EQ(disk.fingerprint(), image.fingerprint());
+  EXPECT_EQ(disk.used(), image.used());
+  for (std::uint64_t seed = 1; seed < 50; ++seed) {
+    EXPECT_EQ(disk.power_loss(seed).fingerprint(), image.power_loss(seed).fingerprint());
+  }
+}
+
+TEST_F(crash_in_place, ends_a_crash_and_keeps_the_counts_and_the_other_faults) {
+  disk.inject({.kinds = {op_kind::create}, .how_often = times::from_then_on});
+  disk.crash_at(1);
+  (void)create_directory("/d");
+  EXPECT_EQ(create_directory("/e"), crashed_error());
+  disk.lose_power(everything_survives);
+  EXPECT_FALSE(disk.crashed());
+  EXPECT_EQ(disk.operations(), 2u);
+  EXPECT_FALSE(create_directory("/e"));
+  std::error_code ec;
+  (void)env.open("/f", open_mode::create, ec);
+  EXPECT_EQ(ec, std::errc::io_error);
+}
+
+TEST_F(crash_in_place, ends_locks_also_those_that_are_released_later) {
+  std::error_code ec;
+  std::optional<faulty_env::file_lock> old = env.lock("/lock", ec);
+  disk.settle();
+  disk.crash_process();
+  faulty_env next(io.get_executor(), disk);
+  const auto lock = next.lock("/lock", ec);
+  EXPECT_FALSE(ec);
+  old.reset();
+  (void)next.lock("/lock", ec);
+  EXPECT_EQ(ec, errc::log_locked);
+}
+
+TEST_F(crash_in_place, a_sync_of_the_life_before_makes_nothing_durable) {
+  auto& operations = *sim::detail::disk_access::state_of(disk);
+  file f = durable_file("/f", "old");
+  ASSERT_FALSE(write(f, 0, "new"));
+  const auto syncing = operations.begin_datasync(operations.find_file("/f")->node, "/f");
+  disk.crash_process();
+  EXPECT_EQ(operations.end_sync(syncing), crashed_error());
+  EXPECT_EQ(durable("/f"), "old");
+  file again = open("/f");
+  EXPECT_FALSE(sync(again));
+  EXPECT_EQ(durable("/f"), "new");
+}
+
+TEST_F(crash_in_place, files_that_are_still_held_neither_keep_nor_free_space) {
+  {
+    file removed = durable_file("/f", page_of('x'));
+    file kept = durable_file("/g", page_of('x'));
+    ASSERT_FALSE(remove("/f"));
+    EXPECT_EQ(disk.used(), 2 * page_size);
+    disk.crash_process();
+    EXPECT_EQ(disk.used(), page_size);
+    disk.lose_power(nothing_survives);
+    EXPECT_EQ(disk.used(), 2 * page_size);
+  }
+  EXPECT_EQ(disk.used(), 2 * page_size);
+  EXPECT_EQ(cached("/f"), page_of('x'));
+}
+
+TEST_F(crash_in_place, a_mapping_of_the_life_before_may_be_held) {
+  file f = durable_file("/f", "content");
+  std::error_code ec;
+  const auto mapped = f.map(0, 7, ec);
+  f = file();
+  ASSERT_FALSE(remove("/f"));
+  disk.lose_power(everything_survives);
+  EXPECT_EQ(as_text(mapped.bytes()), "content");
+}
+
+// --- files as a whole ---
+
+TEST_F(durability, many_changes_of_all_kinds_leave_the_bytes_of_the_last_sync) {
+  sim::random_stream random(11);
+  file f = durable_file("/f", "");
+  std::string now, synced;
+  for (int i = 0; i < 3000; ++i) {
+    const auto offset = static_cast<std::size_t>(random.below(40'000));
+    if (random.chance(0.05)) {
+      ASSERT_FALSE(truncate(f, offset));
+      now.resize(offset);
+    } else if (random.chance(0.01)) {
+      ASSERT_FALSE(sync(f));
+      synced = now;
+    } else {
+      const std::string text(static_cast<std::size_t>(1 + random.below(9000)),
+                             static_cast<char>('a' + random.below(26)));
+      ASSERT_FALSE(write(f, offset, text));
+      if (now.size() < offset + text.size()) now.resize(offset + text.size());
+      now.replace(offset, text.size(), text);
+    }
+    if (i % 50 != 0) continue;
+    ASSERT_EQ(cached("/f"), now);
+    ASSERT_EQ(durable("/f"), synced);
+    ASSERT_EQ(after(everything_survives, "/f"), now);
+    ASSERT_EQ(after(nothing_survives, "/f"), synced);
+    ASSERT_TRUE(disk.is_durable("/f", 0, as_bytes(synced)));
+  }
+}
+
+TEST_F(power_loss, of_very_many_unsynced_writes_keeps_the_oldest_and_the_newest_state_of_each_page) {
+  file f = durable_file("/f", page_of('0') + page_of('0'));
+  for (std::uint64_t i = 0; i < 50'000; ++i) {
+    ASSERT_FALSE(write(f, i % (2 * page_size - 8), std::string(8, static_cast<char>('a' + i % 26))));
+  }
+  EXPECT_EQ(after(everything_survives, "/f"), cached("/f"));
+  EXPECT_EQ(after(nothing_survives, "/f"), page_of('0') + page_of('0'));
+  EXPECT_GT(seeded_outcomes("/f", 50).size(), 20u);
+}
+
+TEST_F(crash_in_place, address_space_that_was_used_before_is_empty) {
+  for (const std::size_t size : {std::size_t{100}, std::size_t{100'000}, std::size_t{3'000'000}}) {
+    sim::disk first;
+    first.replace("/f", as_bytes(std::string(size, 'x')));
+  }
+  file f = open("/f");
+  ASSERT_FALSE(write(f, 3'999'999, "y"));
+  EXPECT_EQ(cached("/f"), std::string(3'999'999, '\0') + "y");
 }
 
 // --- enumeration ---

@@ -341,7 +341,11 @@ inline std::uint64_t disk::fingerprint() const {
 
 inline void disk::crash_process() { state_->crash_process(); }
 inline void disk::lose_power(const power_cut& cut) { state_->lose_power(cut); }
-inline disk disk::process_crash() const { return disk(state_->copy()); }
+inline disk disk::process_crash() const {
+  disk image(state_->copy());
+  image.crash_process();
+  return image;
+}
 inline disk disk::power_loss(const power_cut& cut) const {
   disk image(state_->copy());
   image.lose_power(cut);

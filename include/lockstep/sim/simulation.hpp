@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -58,6 +59,9 @@ class simulation {
     on.on_end = [this](node& ended) { program_ended(ended); };
     on.start(std::move(runs));
   }
+
+  /// Keeps what programs use until the nodes are gone.
+  void keep(std::shared_ptr<void> used) { kept_.push_back(std::move(used)); }
 
   /// Told when a node's program has ended by itself, before it is started again; throws what is wrong with that.
   std::function<void(node& ended)> on_end;
@@ -279,6 +283,7 @@ class simulation {
   }
 
   const run_options options_;
+  std::vector<std::shared_ptr<void>> kept_;  // outlives the world
   world world_;
   random_stream restarts_;
   std::vector<fault_event> plan_;

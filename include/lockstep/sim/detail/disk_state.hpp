@@ -464,7 +464,7 @@ struct disk_state : std::enable_shared_from_this<disk_state> {
     const auto forget_if_unnamed = [this](const std::shared_ptr<inode>& file) {
       if (!file) return;
       file->syncs_in_flight = 0;
-      if (!file->owner || file->owner->space == space) return;
+      if (file->owner && file->owner->space == space) return;
       file->owner = nullptr;
       file->blocks.clear();
     };

@@ -236,7 +236,7 @@ struct inode {
   void lose_power(const power_cut& cut, random_stream& random) {
     if (!changes.empty() || !stale.empty() || !sizes.empty()) become_survivor(cut, random);
     blocks.cut(pages_of(size));
-    if (blocks.count() == 0) give_space();  // a removed file comes back
+    if (!owner) give_space();  // a removed file comes back
     syncs_in_flight = 0;
   }
 
@@ -307,12 +307,15 @@ struct inode {
 
   [[nodiscard]] std::uint64_t weight() const noexcept { return replaced.size() + changes.size() * sizeof(change); }
 
+  static bool has_content(const std::byte* from, const std::byte* end) {
+    return std::any_of(from, end, [](std::byte each) { return each != std::byte{}; });
+  }
+
   // Space for each page that is not all zeros.
   void give_space() {
     for (std::uint64_t number = 0; number < pages_of(size); ++number) {
-      const std::byte* const from = cached.data() + number * page_size;
       const std::byte* const end = cached.data() + std::min((number + 1) * page_size, size);
-      if (std::any_of(from, end, [](std::byte each) { return each != std::byte{}; })) blocks.insert(number);
+      if (has_content(cached.data() + number * page_size, end)) blocks.insert(number);
     }
   }
 
@@ -486,7 +489,7 @@ struct inode {
       if (at >= kept_size) return;
       const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(page_size, kept_size - at));
       std::memcpy(cached.data() + at, content.data(), count);
-      if (content != page{}) blocks.insert(number);
+      if (has_content(content.data(), content.data() + count)) blocks.insert(number);
     };
     for (const auto& [number, content] : stale) {
       const bool is_changed = std::any_of(
