@@ -68,6 +68,7 @@ class hunt {
     row.block = bug_.block;
     row.bug = bug_.bug;
     for (std::size_t range = 0; range < options_.ranges; ++range) {
+      ++row.tries;
       const auto found = first_kill(1 + range * 1'000'000);
       // Who survives one range's seeds and is never reached survives the others' too.
       if (!found && reached_ == 0) break;
@@ -146,9 +147,16 @@ kill kill_from(const json& from) {
 }
 
 json to_json(const mutant_row& of) {
-  json object = {{"mutant", of.name},         {"block", of.block},     {"bug", of.bug},
-                 {"killed", of.killed()},     {"seeds", nullptr},      {"scenario", nullptr},
-                 {"families", json::array()}, {"reached", of.reached}, {"died", nullptr}};
+  json object = {{"mutant", of.name},
+                 {"block", of.block},
+                 {"bug", of.bug},
+                 {"killed", of.killed()},
+                 {"seeds", nullptr},
+                 {"scenario", nullptr},
+                 {"families", json::array()},
+                 {"reached", of.reached},
+                 {"tries", of.tries},
+                 {"died", nullptr}};
   if (!of.died.empty()) object["died"] = of.died;
   if (const auto median = of.median_seeds()) object["seeds"] = *median;
   if (const kill* const typical = of.typical()) {
@@ -166,6 +174,7 @@ mutant_row row_from(const json& from) {
   row.block = from["block"];
   row.bug = from["bug"];
   row.reached = from["reached"];
+  row.tries = from["tries"];
   for (const json& each : from["kills"]) row.kills.push_back(kill_from(each));
   return row;
 }
@@ -218,6 +227,9 @@ std::string families_text(const mutant_row& of) {
 
 std::string result_text(const mutant_row& of) {
   if (!of.died.empty()) return "killed: " + of.died;
+  if (of.killed() && of.kills.size() < of.tries) {
+    return "killed by " + std::to_string(of.kills.size()) + " of " + std::to_string(of.tries) + " ranges of seeds";
+  }
   if (of.killed()) return "killed";
   return of.reached == 0 ? "survived, never reached" : "survived";
 }
@@ -283,7 +295,7 @@ const kill* mutant_row::typical() const {
   std::vector<const kill*> sorted;
   for (const kill& each : kills) sorted.push_back(&each);
   std::sort(sorted.begin(), sorted.end(), [](const kill* a, const kill* b) { return a->seeds() < b->seeds(); });
-  return sorted[sorted.size() / 2];
+  return sorted[std::min(sorted.size() - 1, tries / 2)];
 }
 
 std::optional<std::uint64_t> mutant_row::median_seeds() const {

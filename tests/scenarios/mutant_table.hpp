@@ -35,7 +35,7 @@ struct mutant_row {
 
   [[nodiscard]] bool killed() const noexcept { return !kills.empty() || !died.empty(); }
   [[nodiscard]] std::optional<std::uint64_t> median_seeds() const;
-  /// The kill with the median number of seeds.
+  /// The kill with the median number of seeds; a range without one counts as more than any.
   [[nodiscard]] const kill* typical() const;
   /// Whether it was only ever killed with this family's help.
   [[nodiscard]] bool needs(std::string_view family) const;

@@ -153,7 +153,7 @@ class simulation {
   // `mend` is done when the fault has lasted, or by calm().
   void mend_later(const fault_event& fault, std::function<void()> mend) {
     to_mend_.emplace_back(fault.number, [this, fault, mends = std::move(mend)] {
-      tell(fault, *world_.nodes()[fault.target], "mended");
+      tell(fault, *world_.nodes()[fault.target], "mended: " + std::string(to_string(fault.family)));
       mends();
     });
     world_.at(world_.elapsed() + fault.lasts, [this, number = fault.number] {

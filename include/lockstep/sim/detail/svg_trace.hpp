@@ -15,8 +15,9 @@ namespace detail {
 class paper_time {
  public:
   static constexpr double row = 15;        // of a line of text
-  static constexpr double longest = 40;    // of a stretch without an event
+  static constexpr double longest = 28;    // of a stretch without an event
   static constexpr double shortest = 2.5;  // between two instants
+  static constexpr double head_height = 20, heads_every = 1200;
 
   /// `messages_take`: what a usual one takes; its arrow becomes about a row high.
   paper_time(double top, duration messages_take)
@@ -28,11 +29,13 @@ class paper_time {
   struct shortened {
     double y;  // its middle
     duration length;
+    duration end;
   };
 
   /// When all is added. @return the stretches that were shortened.
   std::vector<shortened> lay_out() {
     std::vector<shortened> cuts;
+    heads_.push_back(top_ - row - head_height);
     double y = top_;
     const instant* last = nullptr;
     duration last_at{0};
@@ -41,8 +44,12 @@ class paper_time {
         y += static_cast<double>(last->rows) * row;
         const double natural = static_cast<double>((at - last_at).count()) * pixels_a_ns_;
         const double drawn = std::clamp(natural, shortest, longest);
-        if (natural > 2 * longest) cuts.push_back({y + drawn / 2, at - last_at});
+        if (natural > 2 * longest) cuts.push_back({y + drawn / 2, at - last_at, at});
         y += drawn;
+        if (y - heads_.back() > heads_every) {
+          heads_.push_back(y);
+          y += head_height + row;
+        }
       }
       here.y = y;
       last = &here;
@@ -57,6 +64,13 @@ class paper_time {
     return found == instants_.end() ? bottom_ : found->second.y;
   }
   [[nodiscard]] double bottom() const noexcept { return bottom_; }
+  /// Where there is room for the nodes' names: at the top, and again now and then.
+  [[nodiscard]] const std::vector<double>& heads() const noexcept { return heads_; }
+  /// Whether text begins at this instant.
+  [[nodiscard]] bool has_text(duration at) const {
+    const auto found = instants_.find(at);
+    return found != instants_.end() && found->second.rows != 0;
+  }
 
  private:
   struct instant {
@@ -66,6 +80,7 @@ class paper_time {
   double top_;
   double pixels_a_ns_;
   double bottom_ = 0;
+  std::vector<double> heads_;
   std::map<duration, instant> instants_;
 };
 
@@ -102,14 +117,14 @@ class svg_trace {
     for (const auto& cut : cuts_) write_cut(cut, width);
     for (std::size_t i = 0; i < nodes_.size(); ++i) write_life(i);
     for (const timeline_entry* const each : messages_) write_arrow(*each);
-    for (const double y : heads()) write_names(y);
+    for (const double y : time_.heads()) write_names(y);
     write_notes();
     to_ << "</svg>\n";
   }
 
  private:
   static constexpr double left = 110, column = 210;
-  static constexpr double names_every = 1200;
+  static constexpr const char* small_grey = "fill=\"#333\" font-size=\"10\"";
 
   static double top_of(const svg_trace_options& options) { return options.title.empty() ? 66 : 86; }
 
@@ -171,16 +186,10 @@ class svg_trace {
     }
   }
 
-  // Where the nodes' names stand: at the top, and again now and then.
-  [[nodiscard]] std::vector<double> heads() const {
-    std::vector<double> found = {top_of(options_) - 34};
-    while (found.back() + 2 * names_every < time_.bottom() + names_every) found.push_back(found.back() + names_every);
-    return found;
-  }
-
   void write_names(double y) {
     for (std::size_t i = 0; i < nodes_.size(); ++i) {
-      to_ << "<rect x=\"" << number(x(i) - 55) << "\" y=\"" << number(y) << "\" width=\"110\" height=\"20\" rx=\"4\" "
+      to_ << "<rect x=\"" << number(x(i) - 55) << "\" y=\"" << number(y) << "\" width=\"110\" height=\""
+          << number(paper_time::head_height) << "\" rx=\"4\" "
           << "fill=\"#e8eef7\" stroke=\"#46a\"/>\n";
       text(x(i), y + 14, nodes_[i], "text-anchor=\"middle\" font-weight=\"bold\"");
     }
@@ -190,6 +199,8 @@ class svg_trace {
     to_ << "<line x1=\"" << number(left - 20) << "\" x2=\"" << number(width - 20) << "\" y1=\"" << number(cut.y)
         << "\" y2=\"" << number(cut.y) << "\" stroke=\"#bbb\" stroke-dasharray=\"2 5\"/>\n";
     text(12, cut.y + 4, "… " + short_time(cut.length) + " …", "fill=\"#999\" font-style=\"italic\"");
+    const double end = time_.y(cut.end) + 4;
+    if (!time_.has_text(cut.end) && end - cut.y > 12) text(12, end, trace_time(cut.end), small_grey);
   }
 
   // A node's line: drawn while its program runs, hatched while it is paused, with a stripe while a fault lasts.
@@ -205,7 +216,7 @@ class svg_trace {
       } else if (each->kind == "node") {
         if (each->text.starts_with("starts")) {
           if (!up) up = at;
-          dot(node, at, "#2a7");
+          if (drawn(*each)) dot(node, at, "#2a7");
         } else if (each->text == "is paused") {
           paused = at;
         } else if (each->text == "goes on") {
@@ -230,7 +241,7 @@ class svg_trace {
       return;
     }
     const auto began = lasting.find(number_of);
-    if (began == lasting.end()) return;
+    if (began == lasting.end() || !drawn(fault)) return;
     const double by = 5 + 4 * static_cast<double>(lasting.size() % 4);
     to_ << "<rect x=\"" << number(x(node) - by - 3) << "\" y=\"" << number(began->second) << "\" width=\"3\" height=\""
         << number(std::max(at - began->second, 2.0)) << "\" fill=\"#e80\" fill-opacity=\"0.7\"/>\n";
@@ -278,6 +289,7 @@ class svg_trace {
     const bool rightwards = x2 > x1;
     const double label_x = x1 + (rightwards ? 1 : -1) * column * 0.55, label_y = y1 + along_y * column * 0.55 - 2;
     if (!take_place(label_x, label_y)) return;
+    ground(label_x - 24, label_y - 8, 48, 10, "#fff");
     text(label_x, label_y, message.text, "text-anchor=\"middle\" font-size=\"9\" fill=\"#777\"");
   }
 
@@ -295,28 +307,28 @@ class svg_trace {
     for (const timeline_entry* const each : notes_) {
       const double y = time_.y(each->at) + static_cast<double>(rows[each->at]++) * paper_time::row + 4;
       if (y - last_time >= 12 && rows[each->at] == 1) {
-        text(12, y, trace_time(each->at), "fill=\"#333\" font-size=\"10\"");
+        text(12, y, trace_time(each->at), small_grey);
         last_time = y;
       }
       boxed(text_begin(*each), y, trace_sentence(*each), *each);
     }
   }
 
-  // On a ground of its own, so that it can be read across lines.
   void boxed(double at_x, double y, const std::string& sentence, const timeline_entry& note) {
     const bool failed = note.kind == "failure", fault = note.kind == "fault";
     const bool mended = fault && note.text.starts_with("mended");
     const bool partition = fault && (note.text.starts_with("cut off") || note.text.starts_with("does not reach") ||
                                      note.text.starts_with("split"));
-    const char* const ground = failed      ? "#fdd"
-                               : mended    ? "#e4f6e4"
-                               : partition ? "#ffe2b0"
-                               : fault     ? "#fff2cc"
-                                           : "#fff";
+    const char* const fill = failed ? "#fdd" : mended ? "#e4f6e4" : partition ? "#ffe2b0" : fault ? "#fff2cc" : "#fff";
     const char* const colour = failed ? "#900" : fault ? "#630" : "#333";
-    to_ << "<rect x=\"" << number(at_x - 2) << "\" y=\"" << number(y - 10) << "\" width=\"" << number(width_of(note))
-        << "\" height=\"13\" rx=\"2\" fill=\"" << ground << "\" fill-opacity=\"0.85\"/>\n";
+    ground(at_x - 2, y - 10, width_of(note), 13, fill);
     text(at_x, y, sentence, std::string("fill=\"") + colour + "\"" + (failed ? " font-weight=\"bold\"" : ""));
+  }
+
+  // What text stands on, so that it can be read across lines.
+  void ground(double at_x, double y, double width, double height, const char* fill) {
+    to_ << "<rect x=\"" << number(at_x) << "\" y=\"" << number(y) << "\" width=\"" << number(width) << "\" height=\""
+        << number(height) << "\" rx=\"2\" fill=\"" << fill << "\" fill-opacity=\"0.85\"/>\n";
   }
 
   [[nodiscard]] double width_of_all() const {
@@ -325,7 +337,7 @@ class svg_trace {
     return std::min(width, 4000.0);
   }
   [[nodiscard]] static double width_of(const timeline_entry& note) {
-    return static_cast<double>(trace_sentence(note).size()) * 5.6 + 6;
+    return static_cast<double>(trace_sentence(note).size()) * (note.kind == "failure" ? 6.8 : 5.8) + 6;
   }
   [[nodiscard]] double text_begin(const timeline_entry& note) const {
     const std::optional<std::size_t> of = node(note.node);
