@@ -29,6 +29,7 @@ struct mutant_row {
   std::string name;
   std::string block;
   std::string bug;
+  std::size_t tries = 0;      ///< ranges of seeds
   std::vector<kill> kills;    ///< from different seeds; fewer than were tried when some did not find it
   std::uint64_t reached = 0;  ///< how often its hooks made a difference; 0: no run could have found it
   std::string died;           ///< how the process ended with it, if it did: that finds it too

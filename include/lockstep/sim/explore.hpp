@@ -159,11 +159,11 @@ class fault_shrinker {
         class_(failure_class(failed.failure.value_or(std::string()))),
         limits_(limits),
         began_(std::chrono::steady_clock::now()) {
-    for (const fault_event& each : plan_) {
-      if (!options.only || std::find(options.only->begin(), options.only->end(), each.number) != options.only->end()) {
-        kept_.push_back(each.number);
-      }
-    }
+    const auto& only = options.only;
+    std::erase_if(plan_, [&only](const fault_event& each) {
+      return only && std::find(only->begin(), only->end(), each.number) == only->end();
+    });
+    for (const fault_event& each : plan_) kept_.push_back(each.number);
     leave_out_after(failed.virtual_time);
   }
 
@@ -175,11 +175,12 @@ class fault_shrinker {
     keep_last_ones();
     leave_out_families();
     leave_out_parts();
-    // A left out fault changes all that comes after it, so that what was needed before may not be needed now.
+    // A left out fault changes all that comes after it: what was needed before may not be needed now, and a few other
+    // faults may do as well.
     const std::size_t goal = std::max<std::size_t>(1, plan_.size() / 10);
     random_stream random = random_stream::of(options_.seed, "shrink");
-    for (int attempt = 0; attempt < 60 && kept_.size() > goal && !exhausted(); ++attempt) {
-      if (try_with(random_part(random))) leave_out_parts();
+    while (kept_.size() > goal && !exhausted()) {
+      if (try_with(random.chance(0.3) ? part_of_kept(random) : part_of_plan(random, goal))) leave_out_parts();
     }
   }
 
@@ -248,7 +249,7 @@ class fault_shrinker {
     return false;
   }
 
-  [[nodiscard]] numbers random_part(random_stream& random) const {
+  [[nodiscard]] numbers part_of_kept(random_stream& random) const {
     numbers part;
     for (const std::uint32_t each : kept_) {
       if (random.chance(0.7)) part.push_back(each);
@@ -257,9 +258,20 @@ class fault_shrinker {
     return part;
   }
 
+  [[nodiscard]] numbers part_of_plan(random_stream& random, std::size_t most) const {
+    std::size_t wanted = most, left = plan_.size();
+    numbers part;
+    for (const fault_event& each : plan_) {
+      if (random.below(left--) >= wanted) continue;
+      part.push_back(each.number);
+      --wanted;
+    }
+    return part;
+  }
+
   const scenario& of_;
   const run_options options_;
-  const std::vector<fault_event>& plan_;
+  std::vector<fault_event> plan_;  // what may happen
   const std::string class_;
   const shrink_limits limits_;
   const std::chrono::steady_clock::time_point began_;
