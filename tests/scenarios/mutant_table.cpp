@@ -24,7 +24,8 @@ constexpr unsigned longest_run_s = 60;  // real seconds; a run that takes longer
 std::vector<sim::scenario> scenarios_for(std::string_view block) {
   std::vector<std::string> order;
   if (block == "log") order = {"log", "catchup", "cityhall"};
-  if (block == "frame" || block == "rpc") order = {"frames", "catchup", "cityhall"};
+  if (block == "frame") order = {"frames", "rpc", "catchup", "cityhall"};
+  if (block == "rpc") order = {"rpc", "frames", "catchup", "cityhall"};
   if (block == "catchup") order = {"catchup", "cityhall"};
   if (block == "cityhall") order = {"cityhall"};
   std::vector<sim::scenario> chosen, rest;
