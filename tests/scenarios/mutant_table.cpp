@@ -83,6 +83,7 @@ class hunt {
   struct place {
     sim::scenario of;
     std::uint64_t reached = 0;
+    bool fails_anyway = false;
   };
 
   // A few seeds of each scenario first, then more and more of them: a late scenario may be quick to find it.
@@ -90,7 +91,7 @@ class hunt {
     std::uint64_t done = 0;
     for (std::uint64_t upto = std::min<std::uint64_t>(50, options_.seeds); done < options_.seeds;) {
       for (place& each : scenarios_) {
-        if (done != 0 && each.reached == 0) continue;
+        if (each.fails_anyway || (done != 0 && each.reached == 0)) continue;
         if (const auto found = kill_between(each, first_seed, first_seed + done, upto - done)) return found;
       }
       done = upto;
@@ -113,6 +114,11 @@ class hunt {
     const sim::exploration found = sim::explore(where.of, options);
     where.reached += reached_ - before;
     if (!found.failure) return std::nullopt;
+    if (fails_without_mutant(where.of, *found.failure)) {
+      std::cerr << where.of.name << " fails without a mutant too, seed " << *found.first_failing_seed << "\n";
+      where.fails_anyway = true;
+      return std::nullopt;
+    }
     kill result;
     result.scenario = where.of.name;
     result.first_seed = first_seed;
@@ -122,6 +128,18 @@ class hunt {
     result.families = names(families_of(*found.failure));
     result.failure = found.failure->small.failure.value_or("");
     return result;
+  }
+
+  // Then it says nothing about the mutant.
+  [[nodiscard]] bool fails_without_mutant(const sim::scenario& of, const sim::shrunk_failure& failure) const {
+    sim::run_options options;
+    options.seed = failure.small.seed;
+    options.without = families(options_.without);
+    options.only = failure.only;
+    activate_mutant(mutant::none);
+    const bool fails = sim::run_seed(of, options).failure.has_value();
+    activate_mutant(bug_.id);
+    return fails;
   }
 
   const mutant_info& bug_;
