@@ -28,8 +28,8 @@ struct run_options {
   run_options() {}
 
   std::uint64_t seed = 1;
-  fault_set without;                                ///< families switched off
-  std::optional<std::vector<std::uint32_t>> only;   ///< the numbers of the faults that happen; nothing: all
+  fault_set without;                               ///< families switched off
+  std::optional<std::vector<std::uint32_t>> only;  ///< the numbers of the faults that happen; nothing: all
   bool keep_timeline = false;
 };
 
@@ -46,6 +46,7 @@ class simulation {
   [[nodiscard]] world& in() noexcept { return world_; }
   [[nodiscard]] std::uint64_t seed() const noexcept { return options_.seed; }
   [[nodiscard]] random_stream random(std::string_view domain) const { return world_.random(domain); }
+  /// What chaos() lets happen, and what run_options::only left out of that.
   [[nodiscard]] const std::vector<fault_event>& plan() const noexcept { return plan_; }
 
   /// A node with a started program, which is started again after a while whenever it ends.
@@ -71,15 +72,15 @@ class simulation {
 
   /// Runs for as long as `options` say, with this seed's faults.
   void chaos(fault_plan_options options = {}) {
-    options.without = options_.without;
     options.begin += world_.elapsed();
     plan_ = draw_fault_plan(world_, world_.nodes().size(), options);
     for (const fault_event& each : plan_) {
-      if (options_.only && std::find(options_.only->begin(), options_.only->end(), each.number) == options_.only->end()) {
-        continue;
-      }
-      world_.at(each.at, [this, each] { begin(each); });
+      // What is left out takes its place in the queue all the same, so that the order of the other events stays.
+      world_.at(each.at, [this, each, happens = is_on(each)] {
+        if (happens) begin(each);
+      });
     }
+    std::erase_if(plan_, [this](const fault_event& each) { return options_.without.has(each.family); });
     world_.run_for(options.begin + options.lasts - world_.elapsed());
   }
 
@@ -105,6 +106,12 @@ class simulation {
   }
 
  private:
+  [[nodiscard]] bool is_on(const fault_event& fault) const {
+    if (options_.without.has(fault.family)) return false;
+    const auto& only = options_.only;
+    return !only || std::find(only->begin(), only->end(), fault.number) != only->end();
+  }
+
   static schedule_options schedule_of(std::uint64_t seed) {
     random_stream random = random_stream::of(seed, "schedule");
     schedule_options options;
@@ -145,9 +152,11 @@ class simulation {
 
   // `mend` is done when the fault has lasted, or by calm().
   void mend_later(const fault_event& fault, std::function<void()> mend) {
-    const std::uint32_t number = fault.number;
-    to_mend_.emplace_back(number, std::move(mend));
-    world_.at(world_.elapsed() + fault.lasts, [this, number] {
+    to_mend_.emplace_back(fault.number, [this, fault, mends = std::move(mend)] {
+      tell(fault, *world_.nodes()[fault.target], "mended: " + std::string(to_string(fault.family)));
+      mends();
+    });
+    world_.at(world_.elapsed() + fault.lasts, [this, number = fault.number] {
       const auto found =
           std::find_if(to_mend_.begin(), to_mend_.end(), [number](const auto& each) { return each.first == number; });
       if (found == to_mend_.end()) return;
@@ -205,9 +214,7 @@ class simulation {
       case fault_family::disk_full:
         tell(fault, target, "disk full");
         target.storage.set_capacity(target.storage.used() + fault.detail % 4 * page_size);
-        return mend_later(fault, [&target] {
-          target.storage.set_capacity(std::numeric_limits<std::uint64_t>::max());
-        });
+        return mend_later(fault, [&target] { target.storage.set_capacity(std::numeric_limits<std::uint64_t>::max()); });
       case fault_family::slow_disk:
         tell(fault, target, fault.detail % 2 == 0 ? "disk stands still" : "disk is slow");
         if (fault.detail % 2 == 0) {

@@ -58,8 +58,7 @@ struct timeline_entry {
 /// See the top of this file.
 class world {
  public:
-  explicit world(std::uint64_t seed, schedule_options schedule = {})
-      : seed_(seed), schedule_(schedule), ties_(random_stream::of(seed, "ties")), coins_(random_stream::of(seed, "coins")) {}
+  explicit world(std::uint64_t seed, schedule_options schedule = {});
   world(const world&) = delete;
   world& operator=(const world&) = delete;
   ~world();

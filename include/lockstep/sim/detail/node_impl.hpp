@@ -108,6 +108,12 @@ inline std::string node::failure_text() const {
   }
 }
 
+inline world::world(std::uint64_t seed, schedule_options schedule)
+    : seed_(seed),
+      schedule_(schedule),
+      ties_(random_stream::of(seed, "ties")),
+      coins_(random_stream::of(seed, "coins")) {}
+
 inline node& world::add_node(std::string name) {
   if (!network_) network_ = std::make_unique<network>(*this);
   nodes_.push_back(std::make_unique<node>(*this, std::move(name)));
