@@ -1,6 +1,7 @@
 // lockstep: framed transport, a checksummed log and catch-up as C++20 coroutines on standalone Asio.
 //
-// Everything. Each folder has an umbrella of its own: lockstep/log.hpp, lockstep/frame.hpp, …
+// Everything but the simulator (lockstep/sim.hpp). Each folder has an umbrella of its own: lockstep/log.hpp,
+// lockstep/frame.hpp, …
 #pragma once
 
 #include "lockstep/catchup.hpp"

@@ -90,6 +90,21 @@ kv_state some_state(index_t count, epoch_t epoch) {
   return kv_state({epoch, count, 0xabc}, {count, count}, "127.0.0.1:1", std::move(pairs));
 }
 
+// D2. Found by the simulator: the directory above was never synced, so that a power loss took the whole store.
+TEST(cityhall_store, is_there_after_a_power_loss_with_all_that_it_acknowledged) {
+  faulty_disk disk;
+  position last;
+  {
+    node one(disk);
+    last = one.write("key", 5);
+  }
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    faulty_disk left = disk.power_loss(seed);
+    node again(left);
+    EXPECT_EQ(again.state().at(), last) << "seed " << seed;
+  }
+}
+
 TEST(cityhall_store, wakes_readers_of_a_position_that_comes_with_a_snapshot_and_nothing_behind_it) {
   faulty_disk disk;
   node replica(disk);

@@ -33,8 +33,8 @@ struct city {
   sim::simulation& run;
   store_options options;
   std::size_t keys = 1;
-  duration slow = 100ms;  // between the questions of a client, at most
-  std::vector<store_type*> stores;  // by node; null while down
+  duration slow = 100ms;               // between the questions of a client, at most
+  std::vector<store_type*> stores;     // by node; null while down
   std::vector<std::uint64_t> answers;  // of each client
   value_id values = 0;
   std::uint64_t conversations = 0;
@@ -89,6 +89,12 @@ sim::env::acceptor listen(sim::env& on, std::uint16_t port) {
 awaitable<void> lead_with(sim::env& on, store_type& store, city& in) {
   sim::env::acceptor clients = listen(on, 7878);
   sim::env::acceptor replicas = listen(on, 7879);
+  // What was durable and not applied when the last life ended.
+  typename basic_append_log<sim::env>::read_place place;
+  place.next = std::max(in.told + 1, store.log().first_index());
+  while (place.next <= store.state().at().index) {
+    for (const record each : store.log().read(place, 4096)) in.tell(each);
+  }
   store.on_applied = [&in](const record& applied) { in.tell(applied); };
   basic_leader<sim::env> leader(on, store, leader_events());
   co_await leader.begin_life("leader:7878");
@@ -128,12 +134,13 @@ awaitable<void> serve(sim::env& on, city& in, std::size_t number) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// --- Clients ----------------------------------------------------------------------------------------------------------
+// --- Clients
+// ----------------------------------------------------------------------------------------------------------
 
 struct session {
   std::uint64_t client = 0;
   std::uint64_t id = 0;  // of one life of the client: a crash forgets what was seen
-  position seen;  // what its reads of replicas must hold
+  position seen;         // what its reads of replicas must hold
 };
 
 awaitable<void> change_something(sim::env& on, city& in, peer_type& leader, session& mine, const std::string& key) {
@@ -155,8 +162,7 @@ awaitable<void> change_something(sim::env& on, city& in, peer_type& leader, sess
     mine.seen = reply->at;
     in.sessions.wrote(mine.id, reply->at.index);
     ++in.answers[mine.client];
-  } else if (!status.outcome_unknown() && status.code() != errc::timed_out &&
-             status.remote_code() != refused_storage) {
+  } else if (!status.outcome_unknown() && status.code() != errc::timed_out && status.remote_code() != refused_storage) {
     in.history.failed(op, in.now());
   }
 }
@@ -242,7 +248,8 @@ awaitable<void> ask_forever(sim::env& on, city& in, std::uint64_t id) {
   }
 }
 
-// --- The scenario -----------------------------------------------------------------------------------------------------
+// --- The scenario
+// -----------------------------------------------------------------------------------------------------
 
 void look_now_and_then(city& in) {
   in.run.in().at(in.run.in().elapsed() + 50ms, [&in] {
@@ -312,8 +319,6 @@ void run(sim::simulation& of) {
 
 }  // namespace
 
-sim::scenario city_hall() {
-  return {"cityhall", "CityHall's leader, replicas and clients, through every fault", &run};
-}
+sim::scenario city_hall() { return {"cityhall", "CityHall's leader, replicas and clients, through every fault", &run}; }
 
 }  // namespace lockstep::scenarios

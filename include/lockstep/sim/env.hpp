@@ -94,11 +94,11 @@ class env::timer {
   }
   awaitable<std::error_code> wait() {
     if (!scheduled_) {
-      scheduled_ = env_.life_.in().schedule(env_.world_time(when_).count(), &env_.life_, detail::event_kind::timer,
-                                            [this] {
-                                              scheduled_ = nullptr;
-                                              waiting_.notify_all();
-                                            });
+      scheduled_ =
+          env_.life_.in().schedule(env_.world_time(when_).count(), &env_.life_, detail::event_kind::timer, [this] {
+            scheduled_ = nullptr;
+            waiting_.notify_all();
+          });
     }
     return waiting_.wait();
   }

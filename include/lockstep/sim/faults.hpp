@@ -16,24 +16,24 @@
 namespace lockstep::sim {
 
 enum class fault_family : std::uint8_t {
-  crash,            ///< a process dies; its page cache survives
-  power_loss,       ///< a machine dies; its disk keeps what was synced, and of the rest what chance leaves
-  pause,            ///< a machine stands still, as a stopped virtual machine
-  partition,        ///< some machines do not hear others: both ways, one way, or in groups
-  reset,            ///< the connections between two machines are reset
-  slow_network,     ///< a path takes longer, or carries less
-  partial_io,       ///< reads and writes take parts
-  clock,            ///< a calendar jumps; a monotonic clock drifts from the next start on
-  sync_failure,     ///< a datasync fails once, and its pages count as clean
-  disk_full,        ///< no space for a while
-  slow_disk,        ///< syncs take long, or stand still for a while
-  bit_rot,          ///< a bit of a sealed file flips, on machines that the scenario can spare
-  misdirected,      ///< a write lands elsewhere, on machines that the scenario can spare
+  crash,         ///< a process dies; its page cache survives
+  power_loss,    ///< a machine dies; its disk keeps what was synced, and of the rest what chance leaves
+  pause,         ///< a machine stands still, as a stopped virtual machine
+  partition,     ///< some machines do not hear others: both ways, one way, or in groups
+  reset,         ///< the connections between two machines are reset
+  slow_network,  ///< a path takes longer, or carries less
+  partial_io,    ///< reads and writes take parts
+  clock,         ///< a calendar jumps; a monotonic clock drifts from the next start on
+  sync_failure,  ///< a datasync fails once, and its pages count as clean
+  disk_full,     ///< no space for a while
+  slow_disk,     ///< syncs take long, or stand still for a while
+  bit_rot,       ///< a bit of a sealed file flips, on machines that the scenario can spare
+  misdirected,   ///< a write lands elsewhere, on machines that the scenario can spare
 };
 inline constexpr std::size_t fault_families = 13;
 
 inline constexpr std::array<std::string_view, fault_families> fault_family_names = {
-    "crash", "power_loss", "pause",     "partition",    "reset",     "slow_network", "partial_io",
+    "crash", "power_loss",   "pause",     "partition", "reset",   "slow_network", "partial_io",
     "clock", "sync_failure", "disk_full", "slow_disk", "bit_rot", "misdirected"};
 
 constexpr std::string_view to_string(fault_family family) {
@@ -66,21 +66,21 @@ class fault_set {
 struct fault_event {
   std::uint32_t number = 0;  ///< in the seed's plan, whatever is left out of it
   fault_family family{};
-  duration at{0};     ///< since the world's begin
-  duration lasts{0};  ///< until it is mended, or the node starts again
-  std::uint32_t target = 0;   ///< the node's number
-  std::uint64_t detail = 0;   ///< what else chance decided
+  duration at{0};            ///< since the world's begin
+  duration lasts{0};         ///< until it is mended, or the node starts again
+  std::uint32_t target = 0;  ///< the node's number
+  std::uint64_t detail = 0;  ///< what else chance decided
 };
 
 struct fault_plan_options {
   fault_plan_options() {}
 
-  duration begin{0};                            ///< world time of the first that may come
+  duration begin{0};  ///< world time of the first that may come
   duration lasts = std::chrono::seconds(30);
-  fault_set families = fault_set::all();        ///< those that the scenario's promise covers
-  fault_set without;                            ///< those switched off for this run
-  double often = 1.0;                           ///< more is more
-  duration longest = std::chrono::seconds(5);   ///< of one fault
+  fault_set families = fault_set::all();       ///< those that the scenario's promise covers
+  fault_set without;                           ///< those switched off for this run
+  double often = 1.0;                          ///< more is more
+  duration longest = std::chrono::seconds(5);  ///< of one fault
 };
 
 /// Draws a plan: which families are on, how often, when, on whom. In the order of time.
@@ -100,10 +100,9 @@ inline std::vector<fault_event> draw_fault_plan(const world& in, std::size_t nod
       fault_event event;
       event.number = number++;
       event.family = family;
-      event.at = options.begin +
-                 (lasting ? duration(0)
-                          : duration(static_cast<std::int64_t>(
-                                random.below(static_cast<std::uint64_t>(options.lasts.count())))));
+      event.at = options.begin + (lasting ? duration(0)
+                                          : duration(static_cast<std::int64_t>(
+                                                random.below(static_cast<std::uint64_t>(options.lasts.count())))));
       // Short ones are as likely as long ones, on a scale of powers.
       const auto most = static_cast<std::uint64_t>(options.longest.count());
       event.lasts = duration(static_cast<std::int64_t>(random.below(most >> random.below(8)) + 1));
@@ -112,8 +111,7 @@ inline std::vector<fault_event> draw_fault_plan(const world& in, std::size_t nod
       if (on && options.families.has(family) && !options.without.has(family)) plan.push_back(event);
     }
   }
-  std::stable_sort(plan.begin(), plan.end(),
-                   [](const fault_event& a, const fault_event& b) { return a.at < b.at; });
+  std::stable_sort(plan.begin(), plan.end(), [](const fault_event& a, const fault_event& b) { return a.at < b.at; });
   return plan;
 }
 

@@ -29,9 +29,13 @@ class process : public asio::execution_context, public detail::event_owner {
     [[nodiscard]] executor_type require(asio::execution::blocking_t::possibly_t) const noexcept { return {*of_, true}; }
     // Whether work is outstanding decides nothing here: a world ends when its scenario does.
     [[nodiscard]] executor_type require(asio::execution::outstanding_work_t::tracked_t) const noexcept { return *this; }
-    [[nodiscard]] executor_type require(asio::execution::outstanding_work_t::untracked_t) const noexcept { return *this; }
+    [[nodiscard]] executor_type require(asio::execution::outstanding_work_t::untracked_t) const noexcept {
+      return *this;
+    }
     [[nodiscard]] executor_type require(asio::execution::relationship_t::fork_t) const noexcept { return *this; }
-    [[nodiscard]] executor_type require(asio::execution::relationship_t::continuation_t) const noexcept { return *this; }
+    [[nodiscard]] executor_type require(asio::execution::relationship_t::continuation_t) const noexcept {
+      return *this;
+    }
 
     template <class Function>
     void execute(Function&& function) const {

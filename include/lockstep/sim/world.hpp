@@ -51,7 +51,7 @@ struct timeline_entry {
   std::string node;  ///< empty: the world
   std::string kind;  ///< "fault", "message", "node", "note"
   std::string text;
-  std::string to;    ///< of a message: who gets it
+  std::string to;     ///< of a message: who gets it
   duration until{0};  ///< of a message: when
 };
 
@@ -74,7 +74,8 @@ class world {
   [[nodiscard]] const std::vector<std::unique_ptr<node>>& nodes() const noexcept { return nodes_; }
   [[nodiscard]] network& net() noexcept;
 
-  // --- time -----------------------------------------------------------------------------------------------------------
+  // --- time
+  // -----------------------------------------------------------------------------------------------------------
 
   /// Virtual time since the world's begin.
   [[nodiscard]] duration elapsed() const noexcept { return duration(now_); }
@@ -100,7 +101,8 @@ class world {
     return true;
   }
 
-  // --- what happens ---------------------------------------------------------------------------------------------------
+  // --- what happens
+  // ---------------------------------------------------------------------------------------------------
 
   /// `what` happens to the world itself at `at` (or now, when that has passed).
   template <class Function>
@@ -124,7 +126,8 @@ class world {
   }
   [[nodiscard]] const std::vector<timeline_entry>& timeline() const noexcept { return timeline_; }
 
-  // --- for the simulated environment ----------------------------------------------------------------------------------
+  // --- for the simulated environment
+  // ----------------------------------------------------------------------------------
 
   /// @return the event, which the caller may cancel() until it has happened.
   template <class Function>
@@ -174,7 +177,8 @@ class world {
 
   // Whether something happens not later than `end`.
   bool happens_by(std::int64_t end) {
-    while (!queue_.empty() && queue_.top().what->kind == detail::event_kind::cancelled) queue_.pop().what->finish(false);
+    while (!queue_.empty() && queue_.top().what->kind == detail::event_kind::cancelled)
+      queue_.pop().what->finish(false);
     return !queue_.empty() && queue_.top().when.at <= end;
   }
 
@@ -217,7 +221,7 @@ inline bool world::step() {
   if (++at_once_ > schedule_.most_events_at_once) {
     what->finish(false);
     throw requirement_failed("more than " + std::to_string(schedule_.most_events_at_once) +
-                    " events at one instant: something loops without waiting");
+                             " events at one instant: something loops without waiting");
   }
   traced(static_cast<std::uint64_t>(now_) ^ (static_cast<std::uint64_t>(owner ? owner->number : 0) << 48) ^
          (static_cast<std::uint64_t>(what->kind) << 40));

@@ -96,8 +96,7 @@ class event_of final : public event {
 
  private:
   template <class From>
-  event_of(block_pool& pool, From&& from)
-      : event(&event_of::end), pool_(pool), function_(std::forward<From>(from)) {}
+  event_of(block_pool& pool, From&& from) : event(&event_of::end), pool_(pool), function_(std::forward<From>(from)) {}
 
   static void end(event* of, bool run) {
     auto* const self = static_cast<event_of*>(of);
