@@ -922,7 +922,8 @@ awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, s
   task_group callers(on.get_executor());
   task_group closing(on.get_executor());
   for (std::uint64_t i = random.between(1, 8); i != 0; --i) callers.spawn(ask(of, random()));
-  closing.spawn(close_after(of, std::chrono::milliseconds(random.below(8000)), random.chance(0.7)));
+  const auto lasts = std::chrono::milliseconds(random.below(8000));
+  closing.spawn(close_after(of, lasts, random.chance(0.7)));
   const bool throws = co_await this_coro::throw_if_cancelled();
   co_await this_coro::throw_if_cancelled(false);
   std::exception_ptr failure;
