@@ -16,7 +16,6 @@
 #include <lockstep/log.hpp>
 
 #include <cassert>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -320,9 +319,7 @@ awaitable<std::unique_ptr<basic_store<Env>>> basic_store<Env>::open(Env& env, st
   std::error_code ec;
   env.create_directory(directory, ec);
   // D2; also when it was there: what made it may have died before.
-  std::string parent = (std::filesystem::path(directory) / "").parent_path().parent_path().string();
-  if (parent.empty()) parent = ".";
-  if (!ec) ec = co_await env.sync_directory(parent, sync_on::disk_thread);
+  if (!ec) ec = co_await env.sync_directory(log_files::parent(directory), sync_on::disk_thread);
   if (ec) throw std::system_error(ec, "cannot create data directory " + directory);
   store->lock_ = env.lock(directory + "/LOCK", ec);
   if (ec == errc::log_locked) throw store_locked(directory, store->lock_.holder_pid());

@@ -271,14 +271,7 @@ void run(sim::simulation& of) {
   const std::size_t replicas = 1 + random.below(3), clients = 1 + random.below(3);
   in.stores.resize(1 + replicas);
   in.answers.resize(clients);
-  of.on_end = [](sim::node& ended) {
-    if (!ended.failure()) return;
-    try {
-      std::rethrow_exception(ended.failure());
-    } catch (const std::system_error&) {
-      // A disk that failed ends the node, which is started again.
-    }
-  };
+  forgive_failed_disks(of);
   sim::node& leader = of.in().add_node("leader");
   in.leader_disk.emplace(leader.storage);
   in.oracle.emplace(*in.leader_disk, "/data/log");

@@ -110,8 +110,10 @@ std::size_t drawn_size(sim::random_stream& random, std::size_t most) {
   return random.below(most + 1) >> random.below(6);
 }
 
-channel_options drawn_channel_options(sim::random_stream& random, std::size_t max_frame_bytes) {
+channel_options drawn_channel_options(sim::random_stream& random, std::size_t max_frame_bytes, node_id node) {
   channel_options options;
+  options.cluster = "scenario";
+  options.node = node;
   options.max_frame_bytes = max_frame_bytes;
   options.read_buffer_bytes = std::size_t{64} << random.below(11);
   options.send_queue_bytes = std::size_t{128} << random.below(10);
@@ -123,6 +125,23 @@ channel_options drawn_channel_options(sim::random_stream& random, std::size_t ma
   options.idle_timeout = std::chrono::milliseconds(random.between(1200, 2500));
   options.keepalive = std::chrono::milliseconds(random.between(50, 300));
   return options;
+}
+
+link_options drawn_link_options(sim::random_stream& random, std::size_t max_frame_bytes, node_id node,
+                                const char* purpose) {
+  link_options options;
+  options.channel = drawn_channel_options(random, max_frame_bytes, node);
+  options.channel.purpose = purpose;
+  options.connect_timeout = std::chrono::milliseconds(random.between(100, 2000));
+  options.backoff_base = std::chrono::milliseconds(random.between(5, 100));
+  options.backoff_max = std::chrono::milliseconds(random.between(100, 2000));
+  return options;
+}
+
+void no_program_may_fail(sim::simulation& of, findings& wrong) {
+  of.on_end = [&wrong](sim::node& ended) {
+    if (!ended.failure_text().empty()) wrong.must(false, ended.name + " ended by: " + ended.failure_text());
+  };
 }
 
 // --- Frames ----------------------------------------------------------------------------------------------------------
@@ -567,25 +586,12 @@ void run_frames(sim::simulation& of) {
   sim::random_stream random = of.random("frames");
   frames_book know(of);
   know.max_frame_bytes = std::size_t{64} << random.below(12);
-  of.on_end = [&](sim::node& ended) {
-    if (!ended.failure_text().empty()) know.wrong.must(false, ended.name + " ended by: " + ended.failure_text());
-  };
-  const auto options_for = [&](node_id node) {
-    channel_options options = drawn_channel_options(random, know.max_frame_bytes);
-    options.cluster = "scenario";
-    options.node = node;
-    return options;
-  };
-  const channel_options serving = options_for(1);
+  no_program_may_fail(of, know.wrong);
+  const channel_options serving = drawn_channel_options(random, know.max_frame_bytes, 1);
   of.add("server", [&know, serving](sim::env& on) { return serve_frames(on, know, serving); });
   const std::uint64_t clients = random.between(1, 4);
   for (node_id node = 2; node < 2 + clients; ++node) {
-    link_options connecting;
-    connecting.channel = options_for(node);
-    connecting.channel.purpose = "frames";
-    connecting.connect_timeout = std::chrono::milliseconds(random.between(100, 2000));
-    connecting.backoff_base = std::chrono::milliseconds(random.between(5, 100));
-    connecting.backoff_max = std::chrono::milliseconds(random.between(100, 2000));
+    link_options connecting = drawn_link_options(random, know.max_frame_bytes, node, "frames");
     connecting.stable_after = std::chrono::milliseconds(random.between(100, 4000));
     know.clients[node];
     const std::string name = "client" + std::to_string(node - 1);
@@ -992,26 +998,13 @@ void run_calls(sim::simulation& of) {
   calls_book know(of);
   rpc_site site;
   site.max_frame_bytes = std::size_t{256} << random.below(10);
-  of.on_end = [&](sim::node& ended) {
-    if (!ended.failure_text().empty()) know.wrong.must(false, ended.name + " ended by: " + ended.failure_text());
-  };
-  const auto options_for = [&](node_id node) {
-    channel_options options = drawn_channel_options(random, site.max_frame_bytes);
-    options.cluster = "scenario";
-    options.node = node;
-    return options;
-  };
-  const channel_options serving = options_for(1);
+  no_program_may_fail(of, know.wrong);
+  const channel_options serving = drawn_channel_options(random, site.max_frame_bytes, 1);
   const rpc_options with = drawn_rpc_options(random);
   of.add("server", [&know, serving, with](sim::env& on) { return serve_calls(on, know, serving, with); });
   const std::uint64_t clients = random.between(1, 3);
   for (node_id node = 2; node < 2 + clients; ++node) {
-    link_options connecting;
-    connecting.channel = options_for(node);
-    connecting.channel.purpose = "calls";
-    connecting.connect_timeout = std::chrono::milliseconds(random.between(100, 2000));
-    connecting.backoff_base = std::chrono::milliseconds(random.between(5, 100));
-    connecting.backoff_max = std::chrono::milliseconds(random.between(100, 2000));
+    const link_options connecting = drawn_link_options(random, site.max_frame_bytes, node, "calls");
     site.options = drawn_rpc_options(random);
     know.answered[node] = 0;
     of.add("client" + std::to_string(node - 1),

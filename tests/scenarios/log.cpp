@@ -153,13 +153,7 @@ void run(sim::simulation& of) {
   const auto know = std::make_shared<truth>(one);
   of.keep(know);
   know->options = drawn_log_options(of.random("log options"));
-  of.on_end = [](sim::node& ended) {
-    try {
-      std::rethrow_exception(ended.failure());
-    } catch (const std::system_error&) {
-      // A disk that failed ends the program, which is started again.
-    }
-  };
+  forgive_failed_disks(of);
   of.run(one, [know = know.get()](sim::env& on) { return program(on, *know); });
   sim::fault_plan_options faults;
   faults.lasts = 10s;

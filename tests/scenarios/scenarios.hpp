@@ -1,4 +1,4 @@
-// The scenarios that sim_run knows. One file each; docs/simulation.md says how to write one.
+// The scenarios that sim_run knows. sim/simulation.hpp says how to write one.
 #pragma once
 
 #include "lockstep/log/options.hpp"
@@ -25,6 +25,18 @@ inline awaitable<void> pause(sim::env& on, duration how_long) {
   sim::env::timer timer(on);
   timer.expires_after(how_long);
   if (co_await timer.wait()) throw std::system_error(asio::error::operation_aborted);
+}
+
+/// A program that a failed disk has ended is started again; whatever else it threw is the scenario's failure.
+inline void forgive_failed_disks(sim::simulation& of) {
+  of.on_end = [](sim::node& ended) {
+    if (!ended.failure()) return;
+    try {
+      std::rethrow_exception(ended.failure());
+    } catch (const std::system_error&) {
+      // What the disk said.
+    }
+  };
 }
 
 /// Small segments, so that short runs roll, recycle and compact them.

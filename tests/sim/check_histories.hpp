@@ -69,6 +69,16 @@ inline kv_history told(std::vector<kv_operation> operations) {
   return history;
 }
 
+/// Draws what `op` does; a value that it writes is the next of `values`, so that no two are equal.
+inline void draw_action(kv_operation& op, splitmix64& random, value_id& values) {
+  const std::uint64_t action = random.below(10);
+  op.action = action < 4   ? kv_action::get
+              : action < 7 ? kv_action::put
+              : action < 9 ? kv_action::compare_swap
+                           : kv_action::erase;
+  if (op.action == kv_action::put || op.action == kv_action::compare_swap) op.value = ++values;
+}
+
 /// What clients see of a map that applies each operation at one moment while it is under way.
 inline std::vector<kv_operation> run_of_a_map(const run_options& options) {
   splitmix64 random(options.seed);
@@ -81,12 +91,7 @@ inline std::vector<kv_operation> run_of_a_map(const run_options& options) {
     op.client = i % options.clients;
     moment& clock = clocks[op.client];
     op.key = random.below(options.keys);
-    const std::uint64_t action = random.below(10);
-    op.action = action < 4   ? kv_action::get
-                : action < 7 ? kv_action::put
-                : action < 9 ? kv_action::compare_swap
-                             : kv_action::erase;
-    if (op.action == kv_action::put || op.action == kv_action::compare_swap) op.value = ++values;
+    draw_action(op, random, values);
     // Often what was written lately, so that many succeed.
     if (op.action == kv_action::compare_swap) op.expected = values - random.below(std::min<value_id>(values, 4));
     op.invoked = clock + random.below(20);
@@ -129,12 +134,7 @@ inline std::vector<kv_operation> random_operations(splitmix64& random, std::size
   const std::uint64_t span = 2 + random.below(20);
   value_id values = 0;
   for (kv_operation& op : all) {
-    const std::uint64_t action = random.below(10);
-    op.action = action < 4   ? kv_action::get
-                : action < 7 ? kv_action::put
-                : action < 9 ? kv_action::compare_swap
-                             : kv_action::erase;
-    if (op.action == kv_action::put || op.action == kv_action::compare_swap) op.value = ++values;
+    draw_action(op, random, values);
   }
   std::uint64_t client = 0;
   for (kv_operation& op : all) {

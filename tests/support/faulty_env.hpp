@@ -13,6 +13,7 @@
 #include "lockstep/core/detail/held_handler.hpp"
 #include "lockstep/env/env.hpp"
 #include "lockstep/env/real.hpp"
+#include "lockstep/sim/detail/disk_handles.hpp"
 
 #include <asio/executor_work_guard.hpp>
 #include <asio/prefer.hpp>
@@ -116,8 +117,8 @@ class faulty_env {
 
   class timer;
   class file;
-  class mapping;
-  class file_lock;
+  using mapping = sim::detail::disk_mapping;
+  using file_lock = sim::detail::disk_lock;
 
   /// @param disk  Shared: it stays as long as the env or a file of it does. Keeps its history from now on.
   faulty_env(asio::any_io_executor executor, faulty_disk& disk, std::uint64_t seed = 1)
@@ -200,25 +201,6 @@ class faulty_env::timer {
   real::env::timer timer_;
 };
 
-/// Sees later writes, and stays valid while held, also when the file is removed or the disk is gone. Touching bytes
-/// beyond the file's last page ends the process, as SIGBUS would.
-class faulty_env::mapping {
- public:
-  mapping() = default;
-  mapping(mapping&& other) noexcept : file_(std::move(other.file_)), bytes_(std::exchange(other.bytes_, {})) {}
-  mapping& operator=(mapping&& other) noexcept {
-    file_ = std::move(other.file_);
-    bytes_ = std::exchange(other.bytes_, {});
-    return *this;
-  }
-  [[nodiscard]] bytes_view bytes() const noexcept { return bytes_; }
-
- private:
-  friend class file;
-  std::shared_ptr<disk_state::live_file> file_;
-  bytes_view bytes_;
-};
-
 class faulty_env::file {
  public:
   file() = default;
@@ -258,10 +240,8 @@ class faulty_env::file {
     return ec ? 0 : file_->node->size;
   }
   [[nodiscard]] faulty_env::mapping map(std::uint64_t offset, std::uint64_t length, std::error_code& ec) const {
-    faulty_env::mapping result;
-    result.bytes_ = disk_->map(*file_->node, path_, offset, length, ec);
-    if (!ec) result.file_ = file_;
-    return result;
+    const bytes_view bytes = disk_->map(*file_->node, path_, offset, length, ec);
+    return ec ? faulty_env::mapping() : faulty_env::mapping(file_, bytes);
   }
 
  private:
@@ -272,36 +252,6 @@ class faulty_env::file {
   const void* owner_ = nullptr;
   std::string path_;
   bool writable_ = false;
-};
-
-class faulty_env::file_lock {
- public:
-  file_lock() = default;
-  file_lock(file_lock&& other) noexcept
-      : disk_(std::move(other.disk_)),
-        file_(std::move(other.file_)),
-        holder_pid_(std::exchange(other.holder_pid_, 0)) {}
-  file_lock& operator=(file_lock&& other) noexcept {
-    release();
-    disk_ = std::move(other.disk_);
-    file_ = std::move(other.file_);
-    holder_pid_ = std::exchange(other.holder_pid_, 0);
-    return *this;
-  }
-  ~file_lock() { release(); }
-
-  [[nodiscard]] bool held() const noexcept { return file_ != nullptr; }
-  [[nodiscard]] long holder_pid() const noexcept { return holder_pid_; }
-
- private:
-  friend class faulty_env;
-  void release() noexcept {
-    if (file_) disk_->unlock(*file_);
-    file_ = nullptr;
-  }
-  std::shared_ptr<disk_state> disk_;
-  std::shared_ptr<disk_state::live_file> file_;
-  long holder_pid_ = 0;
 };
 
 inline faulty_env::file faulty_env::open(const std::string& path, open_mode mode, std::error_code& ec) {
@@ -316,10 +266,7 @@ inline faulty_env::file faulty_env::open(const std::string& path, open_mode mode
 }
 
 inline faulty_env::file_lock faulty_env::lock(const std::string& path, std::error_code& ec) {
-  file_lock result;
-  result.file_ = disk_->lock(path, pid_, result.holder_pid_, ec);
-  result.disk_ = disk_;
-  return result;
+  return file_lock(disk_, path, pid_, ec);
 }
 
 }  // namespace lockstep::test

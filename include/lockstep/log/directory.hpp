@@ -47,6 +47,14 @@ inline std::string join(const std::string& directory, std::string_view name) {
   return directory + "/" + std::string(name);
 }
 
+/// The directory that holds the name `path`: what has to be synced for that name to last (D2).
+inline std::string parent(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  const std::size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
 }  // namespace log_files
 
 /// A directory as found. Segments are in order of their first indexes.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "lockstep/core/detail/held_handler.hpp"
+#include "lockstep/sim/detail/disk_handles.hpp"
 #include "lockstep/sim/node.hpp"
 
 #include <memory>
@@ -23,8 +24,8 @@ class env {
 
   class timer;
   class file;
-  class mapping;
-  class file_lock;
+  using mapping = detail::disk_mapping;
+  using file_lock = detail::disk_lock;
 
   env(process& life, node& on, random_stream random);
   env(const env&) = delete;
@@ -56,6 +57,12 @@ class env {
 
   struct sync_job;
   struct connecting;
+
+  // Of a dead program every call is refused.
+  [[nodiscard]] bool dead(std::error_code& ec) const {
+    ec = life_.dead() ? crashed_error() : std::error_code();
+    return life_.dead();
+  }
 
   [[nodiscard]] time_point local_time(duration world_time) const noexcept;
   // The first world time at which now() is not before `local`.
@@ -110,24 +117,6 @@ class env::timer {
   detail::event* scheduled_ = nullptr;
 };
 
-/// Sees later writes, and stays valid while held.
-class env::mapping {
- public:
-  mapping() = default;
-  mapping(mapping&& other) noexcept : file_(std::move(other.file_)), bytes_(std::exchange(other.bytes_, {})) {}
-  mapping& operator=(mapping&& other) noexcept {
-    file_ = std::move(other.file_);
-    bytes_ = std::exchange(other.bytes_, {});
-    return *this;
-  }
-  [[nodiscard]] bytes_view bytes() const noexcept { return bytes_; }
-
- private:
-  friend class file;
-  std::shared_ptr<void> file_;
-  bytes_view bytes_;
-};
-
 /// A file on the node's disk, see environment_file.
 class env::file {
  public:
@@ -136,11 +125,11 @@ class env::file {
   [[nodiscard]] bool is_open() const noexcept { return file_ != nullptr; }
 
   std::size_t pread(std::uint64_t offset, mutable_bytes into, std::error_code& ec) const {
-    if (dead(ec)) return 0;
+    if (env_->dead(ec)) return 0;
     return env_->disk_->pread(*file_->node, path_, offset, into, ec);
   }
   void pwrite(std::uint64_t offset, std::span<const bytes_view> from, std::error_code& ec) {
-    if (!dead(ec)) ec = env_->disk_->pwrite(*file_->node, path_, offset, from, writable_);
+    if (!env_->dead(ec)) ec = env_->disk_->pwrite(*file_->node, path_, offset, from, writable_);
   }
   awaitable<std::error_code> datasync(sync_on where) {
     return env_->run_sync(where, [disk = env_->disk_, file = file_, path = path_](disk_state::sync& sync) {
@@ -157,60 +146,24 @@ class env::file {
     });
   }
   void truncate(std::uint64_t length, std::error_code& ec) {
-    if (!dead(ec)) env_->disk_->truncate(*file_->node, path_, length, ec, writable_);
+    if (!env_->dead(ec)) env_->disk_->truncate(*file_->node, path_, length, ec, writable_);
   }
   void allocate(std::uint64_t offset, std::uint64_t length, std::error_code& ec) {
-    if (!dead(ec)) env_->disk_->allocate(*file_->node, path_, offset, length, ec, writable_);
+    if (!env_->dead(ec)) env_->disk_->allocate(*file_->node, path_, offset, length, ec, writable_);
   }
-  [[nodiscard]] std::uint64_t size(std::error_code& ec) const { return dead(ec) ? 0 : file_->node->size; }
+  [[nodiscard]] std::uint64_t size(std::error_code& ec) const { return env_->dead(ec) ? 0 : file_->node->size; }
   [[nodiscard]] env::mapping map(std::uint64_t offset, std::uint64_t length, std::error_code& ec) const {
-    env::mapping result;
-    if (dead(ec)) return result;
-    result.bytes_ = env_->disk_->map(*file_->node, path_, offset, length, ec);
-    if (!ec) result.file_ = file_;
-    return result;
+    if (env_->dead(ec)) return {};
+    const bytes_view bytes = env_->disk_->map(*file_->node, path_, offset, length, ec);
+    return ec ? env::mapping() : env::mapping(file_, bytes);
   }
 
  private:
   friend class env;
-  [[nodiscard]] bool dead(std::error_code& ec) const {
-    ec = env_->life_.dead() ? crashed_error() : std::error_code();
-    return env_->life_.dead();
-  }
   env* env_ = nullptr;
   std::shared_ptr<detail::live_file> file_;
   std::string path_;
   bool writable_ = false;
-};
-
-class env::file_lock {
- public:
-  file_lock() = default;
-  file_lock(file_lock&& other) noexcept
-      : disk_(std::move(other.disk_)),
-        file_(std::move(other.file_)),
-        holder_pid_(std::exchange(other.holder_pid_, 0)) {}
-  file_lock& operator=(file_lock&& other) noexcept {
-    release();
-    disk_ = std::move(other.disk_);
-    file_ = std::move(other.file_);
-    holder_pid_ = std::exchange(other.holder_pid_, 0);
-    return *this;
-  }
-  ~file_lock() { release(); }
-
-  [[nodiscard]] bool held() const noexcept { return file_ != nullptr; }
-  [[nodiscard]] long holder_pid() const noexcept { return holder_pid_; }
-
- private:
-  friend class env;
-  void release() noexcept {
-    if (file_) disk_->locks.erase(file_->node.get());
-    file_ = nullptr;
-  }
-  std::shared_ptr<disk_state> disk_;
-  std::shared_ptr<detail::live_file> file_;
-  long holder_pid_ = 0;
 };
 
 }  // namespace lockstep::sim

@@ -27,14 +27,12 @@ enum class fault_family : std::uint8_t {
   sync_failure,  ///< a datasync fails once, and its pages count as clean
   disk_full,     ///< no space for a while
   slow_disk,     ///< syncs take long, or stand still for a while
-  bit_rot,       ///< a bit of a sealed file flips, on machines that the scenario can spare
-  misdirected,   ///< a write lands elsewhere, on machines that the scenario can spare
 };
-inline constexpr std::size_t fault_families = 13;
+inline constexpr std::size_t fault_families = 11;
 
 inline constexpr std::array<std::string_view, fault_families> fault_family_names = {
-    "crash", "power_loss",   "pause",     "partition", "reset",   "slow_network", "partial_io",
-    "clock", "sync_failure", "disk_full", "slow_disk", "bit_rot", "misdirected"};
+    "crash",      "power_loss", "pause",        "partition", "reset",    "slow_network",
+    "partial_io", "clock",      "sync_failure", "disk_full", "slow_disk"};
 
 constexpr std::string_view to_string(fault_family family) {
   return fault_family_names[static_cast<std::size_t>(family)];

@@ -65,8 +65,6 @@ class node : public machine {
   clock_fault clock;
 
   [[nodiscard]] world& in() const noexcept { return in_; }
-  /// The present life's environment; null when there is none.
-  [[nodiscard]] env* environment() noexcept { return env_.get(); }
 
   // --- for the simulated environment ---
   /// When a sync that is asked for now begins and ends, in world time.

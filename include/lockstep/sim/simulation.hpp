@@ -8,7 +8,7 @@
 //     run.require(run.in().run_until([&] { return done(); }, 30s), "the client got no answer after the faults");
 //   }
 //
-// docs/simulation.md has a whole program; explore.hpp runs a scenario for many seeds.
+// tests/scenarios has whole programs; explore.hpp runs a scenario for many seeds.
 #pragma once
 
 #include "lockstep/sim/faults.hpp"
@@ -65,11 +65,6 @@ class simulation {
 
   /// Told when a node's program has ended by itself, before it is started again; throws what is wrong with that.
   std::function<void(node& ended)> on_end;
-  /// Told what a fault has destroyed on a node's disk (bit_rot, misdirected), so that its loss is excused.
-  std::function<void(node& damaged)> on_damage;
-  /// The nodes whose disks may be damaged; empty: none.
-  std::vector<node*> spare;
-
   /// Runs for as long as `options` say, with this seed's faults.
   void chaos(fault_plan_options options = {}) {
     options.begin += world_.elapsed();
@@ -223,8 +218,6 @@ class simulation {
         }
         target.disk_time.extra = std::chrono::milliseconds(1 + fault.detail / 2 % 200);
         return mend_later(fault, [&target] { target.disk_time.extra = duration(0); });
-      case fault_family::bit_rot:
-      case fault_family::misdirected: return damage(fault, target);
     }
   }
 
@@ -275,11 +268,6 @@ class simulation {
       net.delay(from, to, duration(0));
       net.limit_bandwidth(from, to, 0);
     });
-  }
-
-  void damage(const fault_event& fault, node& target) {
-    if (std::find(spare.begin(), spare.end(), &target) == spare.end()) return;
-    (void)fault;
   }
 
   const run_options options_;

@@ -144,7 +144,6 @@ class world {
     if (detail::event* const gone = std::exchange(scheduled, nullptr)) gone->kind = detail::event_kind::cancelled;
   }
   [[nodiscard]] bool dispatch_inline() noexcept { return coins_.chance(schedule_.inline_dispatch); }
-  [[nodiscard]] detail::block_pool& pool() noexcept { return pool_; }
   /// In whose event the world is now; null outside of events.
   [[nodiscard]] detail::event_owner* current() const noexcept { return current_; }
   /// Destroys all that was to happen to `owner`, and what that brings about, until nothing is left.
@@ -153,24 +152,12 @@ class world {
   void release_held(detail::event_owner& owner);
   [[nodiscard]] std::uint32_t next_owner_id() noexcept { return ++owner_ids_; }
 
-  /// The world whose event this thread is in; null when none is. What real clocks and threads look at (guard.hpp).
-  [[nodiscard]] static world*& running() noexcept {
-    static thread_local world* world_in_event = nullptr;
-    return world_in_event;
-  }
-
  private:
   struct in_event {
     world& of;
-    world* const outer;
-    in_event(world& entered, detail::event_owner* owner) : of(entered), outer(std::exchange(running(), &entered)) {
-      of.current_ = owner;
-    }
+    in_event(world& entered, detail::event_owner* owner) : of(entered) { of.current_ = owner; }
     in_event(const in_event&) = delete;
-    ~in_event() {
-      of.current_ = nullptr;
-      running() = outer;
-    }
+    ~in_event() { of.current_ = nullptr; }
   };
 
   std::uint32_t tie() noexcept { return schedule_.random_ties ? static_cast<std::uint32_t>(ties_() >> 32) : 0; }

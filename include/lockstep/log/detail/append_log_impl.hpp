@@ -16,13 +16,6 @@ inline bytes_view zero_block() noexcept {
   return zeros;
 }
 
-inline std::string parent_directory(std::string path) {
-  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
-  const std::size_t slash = path.find_last_of('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 }  // namespace detail
 
 // --- staging
@@ -916,7 +909,7 @@ auto basic_append_log<Env>::open(Env& env, std::string directory, log_options op
   }
   // D2. Not only when this call made the directory: whoever did may have crashed before it was synced.
   if (found.segments.empty() && !mutated(mutant::skip_creation_directory_sync)) {
-    ec = co_await env.sync_directory(detail::parent_directory(directory), options.sync_where);
+    ec = co_await env.sync_directory(log_files::parent(directory), options.sync_where);
   }
   if (!ec) log->watermark_file_ = env.open(log->path(log_files::watermark), open_mode::create, ec);
   if (!ec && resetting) {

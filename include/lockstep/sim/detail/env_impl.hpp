@@ -100,7 +100,7 @@ awaitable<std::error_code> env::run_sync(sync_on where, Begin begin) {
 
 inline env::file env::open(const std::string& path, open_mode mode, std::error_code& ec) {
   file result;
-  if (life_.dead()) return ec = crashed_error(), result;
+  if (dead(ec)) return result;
   result.file_ = disk_->open(path, mode, ec);
   result.env_ = this;
   result.path_ = path;
@@ -109,28 +109,19 @@ inline env::file env::open(const std::string& path, open_mode mode, std::error_c
 }
 
 inline void env::rename(const std::string& from, const std::string& to, std::error_code& ec) {
-  if (life_.dead())
-    ec = crashed_error();
-  else
-    disk_->rename(from, to, ec);
+  if (!dead(ec)) disk_->rename(from, to, ec);
 }
 
 inline void env::remove(const std::string& path, std::error_code& ec) {
-  if (life_.dead())
-    ec = crashed_error();
-  else
-    disk_->remove(path, ec);
+  if (!dead(ec)) disk_->remove(path, ec);
 }
 
 inline void env::create_directory(const std::string& path, std::error_code& ec) {
-  if (life_.dead())
-    ec = crashed_error();
-  else
-    disk_->create_directory(path, ec);
+  if (!dead(ec)) disk_->create_directory(path, ec);
 }
 
 inline std::vector<std::string> env::list(const std::string& path, std::error_code& ec) {
-  if (life_.dead()) return ec = crashed_error(), std::vector<std::string>();
+  if (dead(ec)) return {};
   return disk_->list(path, ec);
 }
 
@@ -142,11 +133,8 @@ inline awaitable<std::error_code> env::sync_directory(std::string path, sync_on 
 }
 
 inline env::file_lock env::lock(const std::string& path, std::error_code& ec) {
-  file_lock result;
-  if (life_.dead()) return ec = crashed_error(), std::move(result);
-  result.file_ = disk_->lock(path, on_.next_pid(), result.holder_pid_, ec);
-  result.disk_ = disk_;
-  return result;
+  if (dead(ec)) return {};
+  return file_lock(disk_, path, on_.next_pid(), ec);
 }
 
 // --- Connections
@@ -250,7 +238,7 @@ inline awaitable<env::stream> env::connect(address where, duration timeout) {
 }
 
 inline env::acceptor env::listen(const address& where, std::error_code& ec) {
-  if (life_.dead()) return ec = crashed_error(), acceptor();
+  if (dead(ec)) return {};
   return acceptor(on_.in().net(), life_, on_, where, ec);
 }
 

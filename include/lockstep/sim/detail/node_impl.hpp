@@ -115,9 +115,8 @@ inline world::world(std::uint64_t seed, schedule_options schedule)
       coins_(random_stream::of(seed, "coins")) {}
 
 inline node& world::add_node(std::string name) {
-  if (!network_) network_ = std::make_unique<network>(*this);
   nodes_.push_back(std::make_unique<node>(*this, std::move(name)));
-  network_->add(*nodes_.back());
+  net().add(*nodes_.back());
   return *nodes_.back();
 }
 

@@ -41,21 +41,16 @@ inline std::size_t utf8_length(std::string_view text) {
 
 inline constexpr std::string_view replacement_character = "\xef\xbf\xbd";
 
-/// `text` as it stands between the quotes of a JSON string.
-inline std::string json_escaped(std::string_view text) {
+/// `text` with `escape(out, character)` for each character of one byte that it writes otherwise (it returns whether it
+/// did), and the replacement character for what is no UTF-8.
+template <class Escape>
+std::string escaped(std::string_view text, Escape escape) {
   std::string out;
   while (!text.empty()) {
     const std::size_t length = utf8_length(text);
-    const char c = text.front();
     if (length == 0) {
       out += replacement_character;
-    } else if (c == '"' || c == '\\') {
-      (out += '\\') += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char code[8];
-      std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned>(c));
-      out += code;
-    } else {
+    } else if (!escape(out, text.front())) {
       out += text.substr(0, length);
     }
     text.remove_prefix(std::max<std::size_t>(length, 1));
@@ -63,15 +58,26 @@ inline std::string json_escaped(std::string_view text) {
   return out;
 }
 
+/// `text` as it stands between the quotes of a JSON string.
+inline std::string json_escaped(std::string_view text) {
+  return escaped(text, [](std::string& out, char c) {
+    if (c == '"' || c == '\\') {
+      (out += '\\') += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      char code[8];
+      std::snprintf(code, sizeof code, "\\u%04x", static_cast<unsigned>(c));
+      out += code;
+    } else {
+      return false;
+    }
+    return true;
+  });
+}
+
 /// `text` as it stands in an XML element or attribute. XML has no way to write control characters.
 inline std::string xml_escaped(std::string_view text) {
-  std::string out;
-  while (!text.empty()) {
-    const std::size_t length = utf8_length(text);
-    const char c = text.front();
-    if (length == 0) {
-      out += replacement_character;
-    } else if (c == '&') {
+  return escaped(text, [](std::string& out, char c) {
+    if (c == '&') {
       out += "&amp;";
     } else if (c == '<') {
       out += "&lt;";
@@ -84,11 +90,10 @@ inline std::string xml_escaped(std::string_view text) {
     } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
       out += replacement_character;
     } else {
-      out += text.substr(0, length);
+      return false;
     }
-    text.remove_prefix(std::max<std::size_t>(length, 1));
-  }
-  return out;
+    return true;
+  });
 }
 
 /// In the order of time: messages are kept when they are delivered, and stand where they were sent.
