@@ -65,6 +65,7 @@ class simulation {
 
   /// Told when a node's program has ended by itself, before it is started again; throws what is wrong with that.
   std::function<void(node& ended)> on_end;
+
   /// Runs for as long as `options` say, with this seed's faults.
   void chaos(fault_plan_options options = {}) {
     options.begin += world_.elapsed();
@@ -81,13 +82,21 @@ class simulation {
 
   /// Ends every fault: paths heal, disks have space and time, and nodes that are down start.
   void calm() {
-    calm_ = true;
-    for (auto& each : std::exchange(to_mend_, {})) each.second();
+    mend_all();
+    for (const auto& each : world_.nodes()) heal(*each);
+  }
+
+  /// Heals `survivors` for good. Each of the others is left dead, without power, stopped, or cut off, as this seed has
+  /// it, until calm(): what a quorum promises, it must do without them.
+  void calm(const std::vector<node*>& survivors) {
+    mend_all();
+    random_stream random = world_.random("left behind");
     for (const auto& each : world_.nodes()) {
-      each->storage.clear_faults();
-      each->disk_time = disk_timing();
-      each->resume();
-      if (!each->running()) each->start();
+      if (std::find(survivors.begin(), survivors.end(), each.get()) == survivors.end()) {
+        leave_behind(*each, random);
+      } else {
+        heal(*each);
+      }
     }
   }
 
@@ -131,9 +140,45 @@ class simulation {
   }
 
   void restart_later(node& down, duration after) {
-    world_.at(world_.elapsed() + after, [&down, life = down.lives()] {
-      if (!down.running() && down.lives() == life) down.start();
+    world_.at(world_.elapsed() + after, [this, &down, life = down.lives()] {
+      const bool stays_down = std::find(left_behind_.begin(), left_behind_.end(), &down) != left_behind_.end();
+      if (!down.running() && down.lives() == life && !stays_down) down.start();
     });
+  }
+
+  // From now on nothing begins to go wrong.
+  void mend_all() {
+    calm_ = true;
+    for (auto& each : std::exchange(to_mend_, {})) each.second();
+    left_behind_.clear();
+  }
+
+  static void heal(node& broken) {
+    broken.storage.clear_faults();
+    broken.disk_time = disk_timing();
+    broken.resume();
+    if (!broken.running()) broken.start();
+  }
+
+  void leave_behind(node& broken, random_stream& random) {
+    left_behind_.push_back(&broken);
+    switch (random.below(4)) {
+      case 0: return broken.crash();
+      case 1: return broken.lose_power(power_cut::seeded(random()));
+      case 2: return broken.pause();
+      default: break;
+    }
+    network& net = world_.net();
+    const auto with_others = [this, &broken](auto change) {
+      for (const auto& other : world_.nodes()) {
+        if (other.get() == &broken) continue;
+        change(broken, *other);
+        change(*other, broken);
+      }
+    };
+    with_others([&net](node& from, node& to) { net.block(from, to); });
+    to_mend_.emplace_back(
+        no_fault, [&net, with_others] { with_others([&net](node& from, node& to) { net.unblock(from, to); }); });
   }
 
   void tell(const fault_event& fault, const node& on, std::string text) {
@@ -275,7 +320,9 @@ class simulation {
   world world_;
   random_stream restarts_;
   std::vector<fault_event> plan_;
-  std::vector<std::pair<std::uint32_t, std::function<void()>>> to_mend_;
+  static constexpr std::uint32_t no_fault = std::numeric_limits<std::uint32_t>::max();
+  std::vector<std::pair<std::uint32_t, std::function<void()>>> to_mend_;  // by the numbers of faults
+  std::vector<const node*> left_behind_;
   bool calm_ = false;
 };
 

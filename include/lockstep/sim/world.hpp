@@ -200,7 +200,7 @@ inline bool world::step() {
   detail::event* const what = next.what;
   advance(next.when.at);
   detail::event_owner* const owner = what->owner;
-  if (owner && owner->paused) {
+  if (owner && owner->holds_back(what)) {
     owner->held.push_back(what);
     return true;
   }

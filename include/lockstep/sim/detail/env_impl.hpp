@@ -44,13 +44,16 @@ inline duration env::world_time(time_point local) const noexcept {
 struct env::sync_job {
   std::shared_ptr<disk_state> disk;
   const machine& on;
+  process& life;
   disk_state::sync sync;
   std::error_code* result = nullptr;  // in the coroutine's frame, valid while waiting
   bool waiting = false;
   bool begun = false;
+  bool blocks = false;  // the process, until the sync has ended
   lockstep::detail::held_handler handler;
 
-  sync_job(std::shared_ptr<disk_state> of, const machine& at) : disk(std::move(of)), on(at) {}
+  sync_job(std::shared_ptr<disk_state> of, const machine& at, process& asking)
+      : disk(std::move(of)), on(at), life(asking) {}
   sync_job(const sync_job&) = delete;
   ~sync_job() {
     if (begun && on.powered) (void)disk->end_sync(sync);  // the kernel ends what a dead process began
@@ -60,7 +63,9 @@ struct env::sync_job {
   void resume(std::error_code ec) {
     *result = ec;
     waiting = false;
+    if (blocks) life.blocked_until = nullptr;
     handler.finish(true);
+    if (blocks) life.in().release_held(life);
   }
 };
 
@@ -69,30 +74,29 @@ awaitable<std::error_code> env::run_sync(sync_on where, Begin begin) {
   if (life_.dead()) co_return crashed_error();
   std::error_code result;
   const node::sync_times times = on_.next_sync();
-  if (where == sync_on::caller) {
-    // Time stands still meanwhile for the program, and goes on for the others when it suspends.
-    disk_state::sync sync;
-    result = begin(sync);
-    if (!result) result = disk_->end_sync(sync);
-    co_return result;
-  }
-  auto job = std::make_shared<sync_job>(disk_, on_);
+  auto job = std::make_shared<sync_job>(disk_, on_, life_);
   job->result = &result;
+  job->blocks = where == sync_on::caller;
   // The frame lets go of the job before it suspends: the job owns the frame.
   auto initiate = [this, &job, &begin, times](auto&& handler) {
     job->handler.hold(std::forward<decltype(handler)>(handler));
     job->waiting = true;
-    world& in = life_.in();
-    in.schedule(times.begin.count(), &life_, detail::event_kind::disk,
-                [&in, life = &life_, end = times.end.count(), kept = std::exchange(job, nullptr),
-                 begins = std::move(begin)]() mutable {
-                  if (const std::error_code ec = begins(kept->sync)) return kept->resume(ec);
-                  kept->begun = true;
-                  in.schedule(end, life, detail::event_kind::disk, [ending = std::move(kept)] {
-                    ending->begun = false;
-                    ending->resume(ending->disk->end_sync(ending->sync));
-                  });
-                });
+    const bool blocks = job->blocks;
+    const detail::event* const beginning = life_.in().schedule(
+        times.begin.count(), &life_, detail::event_kind::disk,
+        [end = times.end.count(), kept = std::exchange(job, nullptr), begins = std::move(begin)]() mutable {
+          if (const std::error_code ec = begins(kept->sync)) return kept->resume(ec);
+          kept->begun = true;
+          process& life = kept->life;
+          const bool blocked = kept->blocks;
+          const detail::event* const ends =
+              life.in().schedule(end, &life, detail::event_kind::disk, [ending = std::move(kept)] {
+                ending->begun = false;
+                ending->resume(ending->disk->end_sync(ending->sync));
+              });
+          if (blocked) life.blocked_until = ends;
+        });
+    if (blocks) life_.blocked_until = beginning;
   };
   co_await asio::async_initiate<const asio::use_awaitable_t<>, void()>(initiate, use_awaitable);
   co_return result;

@@ -60,7 +60,12 @@ class event;
 struct event_owner {
   std::uint32_t number = 0;
   bool paused = false;
+  const event* blocked_until = nullptr;  ///< the one event that may happen: its thread is in a call until then
   std::vector<event*> held;
+
+  [[nodiscard]] bool holds_back(const event* what) const noexcept {
+    return paused || (blocked_until && blocked_until != what);
+  }
 };
 
 /// What an event is about: enters the trace hash.
