@@ -1,4 +1,7 @@
 // CityHall whole: a leader, its replicas, clients that write at the leader and read everywhere; through every fault.
+//
+// In some runs an operator puts an older copy of its disk back under the leader. What was acknowledged since is lost
+// then, and a new history goes on from the copy: clients start again with it, and replicas give up what it lacks.
 #include "scenarios.hpp"
 
 #include "cityhall/leader.hpp"
@@ -30,44 +33,84 @@ value_id value_of(std::string_view text) {
 struct city {
   explicit city(sim::simulation& of) : run(of) {}
 
+  using writes = std::map<std::string, value_id>;
+  struct known_record {
+    position at;
+    writes changes;
+  };
+
   sim::simulation& run;
   store_options options;
   std::size_t keys = 1;
+  std::size_t value_bytes = 1;
   duration slow = 100ms;               // between the questions of a client, at most
   std::vector<store_type*> stores;     // by node; null while down
   std::vector<std::uint64_t> answers;  // of each client
   value_id values = 0;
   std::uint64_t conversations = 0;
+  std::vector<known_record> records;  // of the leader's history, from the first
   sim::check::kv_history history;
   sim::check::read_your_writes sessions;
-  index_t told = 0;  // of the history, to `sessions`
   sim::check::convergence nodes;
   std::optional<sim::durable_view> leader_disk;
   std::optional<sim::check::durability_oracle<sim::durable_view>> oracle;
+  std::size_t restores = 0;     // of the leader's disk
+  bool continues_copy = false;  // no life of the leader began since the last one
+  epoch_t last_epoch = 0;       // of the leader's disk
+  epoch_t highest_epoch = 0;    // of all of them
+  epoch_t lost_epoch = 0;       // the highest one of before the last restore
+  epoch_t least_epoch = 0;      // that the next life must have
 
   [[nodiscard]] std::uint64_t now() const { return static_cast<std::uint64_t>(run.in().elapsed().count()); }
 
   // Of a record that is durable at the leader.
   void tell(const record& applied) {
-    if (applied.kind != data_record || applied.index <= told) return;
-    told = applied.index;
-    const std::optional<segment_view> segment = segment_view::parse(applied.payload);
-    std::map<std::string, value_id> last;
-    segment->for_each([&last](const entry& each) {
-      last[std::string(each.key)] = each.op == operation::del ? sim::check::absent : value_of(each.value);
-    });
-    for (const auto& [key, value] : last) must(sessions.committed(key, applied.index, value));
+    if (applied.index <= records.size()) return;
+    sim::simulation::require(applied.index == records.size() + 1, "the leader passed over a record");
+    known_record& told = records.emplace_back();
+    told.at = applied.position();
+    if (applied.kind == data_record) {
+      const std::optional<segment_view> segment = segment_view::parse(applied.payload);
+      segment->for_each([&told](const entry& each) {
+        told.changes[std::string(each.key)] = each.op == operation::del ? sim::check::absent : value_of(each.value);
+      });
+    }
+    commit(told);
   }
+  void commit(const known_record& told) {
+    for (const auto& [key, value] : told.changes) must(sessions.committed(key, told.at.index, value));
+  }
+
+  [[nodiscard]] bool has(const position& at) const {
+    return at.index == 0 || (at.index <= records.size() && records[at.index - 1].at == at);
+  }
+  // Whether what a replica stands at can be compared: after a restore it may stand in the history that was lost.
+  [[nodiscard]] bool knows(const position& at) const { return restores == 0 || has(at); }
 
   // Nodes that stand at the same record have the same history and the same state.
   void look() {
     for (std::size_t i = 0; i < stores.size(); ++i) {
       if (!stores[i]) continue;
       const kv_state& state = stores[i]->state();
-      if (state.at().index == 0) continue;
+      if (state.at().index == 0 || !knows(state.at())) continue;
       const byte_buffer bytes = encode_snapshot(state);
       must(nodes.holds(i + 1, state.at(), now(), xxh3_64(bytes.view())));
     }
+  }
+
+  // The leader goes on behind what a copy of its disk was told of.
+  void restored(std::vector<known_record> kept) {
+    must(sim::check::check_linearizable(history).broken());
+    ++restores;
+    continues_copy = true;
+    last_epoch = 0;
+    lost_epoch = highest_epoch;
+    records = std::move(kept);
+    history = sim::check::kv_history();
+    sessions = sim::check::read_your_writes();
+    for (const known_record& each : records) commit(each);
+    nodes = sim::check::convergence();
+    oracle->forget();
   }
 };
 
@@ -91,13 +134,24 @@ awaitable<void> lead_with(sim::env& on, store_type& store, city& in) {
   sim::env::acceptor replicas = listen(on, 7879);
   // What was durable and not applied when the last life ended.
   typename basic_append_log<sim::env>::read_place place;
-  place.next = std::max(in.told + 1, store.log().first_index());
+  place.next = std::max(index_t{in.records.size()} + 1, store.log().first_index());
   while (place.next <= store.state().at().index) {
     for (const record each : store.log().read(place, 4096)) in.tell(each);
   }
+  if (std::exchange(in.continues_copy, false)) {
+    for (const auto& [key, value] : store.state().pairs()) {
+      in.history.done(in.history.put(0, key, value_of(value), in.now()), in.now(), 0);
+    }
+  }
   store.on_applied = [&in](const record& applied) { in.tell(applied); };
   basic_leader<sim::env> leader(on, store, leader_events());
-  co_await leader.begin_life("leader:7878");
+  do {
+    co_await leader.begin_life("leader:7878");
+    must(in.oracle->must_hold(store.log().last()));
+    sim::simulation::require(leader.epoch() > in.last_epoch, "two lives of the leader have the same epoch");
+    in.last_epoch = leader.epoch();
+    in.highest_epoch = std::max(in.highest_epoch, leader.epoch());
+  } while (leader.epoch() < in.least_epoch);
   co_await leader.run(std::move(clients), std::move(replicas));
 }
 
@@ -115,7 +169,11 @@ awaitable<void> follow_with(sim::env& on, store_type& store, node_id id) {
 awaitable<void> serve(sim::env& on, city& in, std::size_t number) {
   store_options options = in.options;
   options.start_over = number != 0;
+  const auto kept = on.on().storage.bytes(snapshot_path("/data"), sim::view::cached);
   const auto store = co_await store_type::open(on, "/data", options);
+  if (const auto snapshot = kept ? read_snapshot_summary(*kept) : std::nullopt; snapshot && in.restores == 0) {
+    sim::simulation::require(store->state().at().index >= snapshot->at.index, "a snapshot was forgotten");
+  }
   const shown seen(in, number, *store);
   std::exception_ptr failure;
   try {
@@ -146,7 +204,7 @@ struct session {
 awaitable<void> change_something(sim::env& on, city& in, peer_type& leader, session& mine, const std::string& key) {
   const bool erases = on.random() % 8 == 0;
   const value_id value = ++in.values;
-  const std::string text = std::to_string(value) + std::string(on.random() % 200, '.');
+  const std::string text = std::to_string(value) + std::string(on.random() % in.value_bytes, '.');
   const auto op = erases ? in.history.erase(mine.id, key, in.now()) : in.history.put(mine.id, key, value, in.now());
   change_request request;
   request.key = key;
@@ -176,10 +234,15 @@ awaitable<void> read_something(sim::env&, city& in, peer_type& from, session& mi
   const byte_buffer bytes = request.encode();
   byte_buffer result;
   const rpc_status status = co_await from.call(get_method, bytes.view(), result, 2s);
+  const position& wanted = request.min_position;
   if (!status.ok()) {
-    sim::simulation::require(status.remote_code() != refused_lost,
-                             "a replica says that an acknowledged record is lost");
     if (op) in.history.failed(*op, in.now());
+    if (status.remote_code() != refused_lost) co_return;
+    // A replica of the lost history takes what lives of earlier epochs write for older than its own.
+    sim::simulation::require(!in.knows(wanted) || wanted.epoch <= in.lost_epoch,
+                             "a replica says that a record is lost which the leader has");
+    mine.id = ++in.conversations;
+    mine.seen = position();
     co_return;
   }
   const auto reply = get_reply::decode(result.view());
@@ -190,12 +253,21 @@ awaitable<void> read_something(sim::env&, city& in, peer_type& from, session& mi
     in.history.read(*op, value, in.now(), 0);
     co_return;
   }
-  must(in.sessions.read(mine.id, key, request.min_position.index, reply->at.index, value, in.now()));
+  if (in.knows(reply->at)) {
+    if (in.knows(wanted)) {
+      must(in.sessions.read(mine.id, key, wanted.index, reply->at.index, value, in.now()));
+    } else if (in.options.snapshot_every == 0) {
+      // With its log from the beginning a replica can tell.
+      throw sim::requirement_failed("a read that asked for a lost record was answered from a history without it");
+    }
+  }
   if (reply->at.index > mine.seen.index) mine.seen = reply->at;
 }
 
 awaitable<void> converse(sim::env& on, city& in, peer_type& with, session& mine, bool at_leader, std::uint64_t turns) {
-  while (turns-- != 0) {
+  // Who gets no answer goes elsewhere.
+  for (std::uint64_t answered = in.answers[mine.client]; turns-- != 0 && answered == in.answers[mine.client];
+       ++answered) {
     const std::string key = "key" + std::to_string(on.random() % in.keys);
     if (at_leader && on.random() % 3 != 0)
       co_await change_something(on, in, with, mine, key);
@@ -258,15 +330,70 @@ void look_now_and_then(city& in) {
   });
 }
 
+void crash_clients(city& in) {
+  const auto& nodes = in.run.in().nodes();
+  for (std::size_t i = in.stores.size(); i < nodes.size(); ++i) nodes[i]->crash();
+}
+
+// Copies the leader's files, and puts the copy back when the leader has gone on for a while.
+void restore_a_copy(city& in, sim::random_stream& random) {
+  sim::world& world = in.run.in();
+  const auto copied_at = std::chrono::milliseconds(random.below(30'000));
+  const auto restored_at = copied_at + std::chrono::milliseconds(random.below(15'000));
+  const bool knows_epoch = random.chance(0.5);
+  world.at(copied_at, [&in, &world, restored_at, knows_epoch] {
+    const auto copy = std::make_shared<sim::disk>(world.nodes()[0]->storage.process_crash());
+    copy->settle();
+    copy->set_capacity(std::numeric_limits<std::uint64_t>::max());  // it may be full just now
+    world.at(restored_at, [&in, &world, copy, kept = in.records, knows_epoch]() mutable {
+      sim::node& leader = *world.nodes()[0];
+      leader.crash();
+      crash_clients(in);
+      leader.storage = *copy;
+      in.restored(std::move(kept));
+      if (knows_epoch) in.least_epoch = in.highest_epoch + 1;
+      for (const auto& each : world.nodes()) {
+        if (!each->running()) each->start();
+      }
+    });
+  });
+}
+
+[[nodiscard]] bool converged(const city& in, const std::vector<sim::node*>& among) {
+  const auto stands_with_leader = [&in](const sim::node* each) {
+    const store_type* const store = each->index < in.stores.size() ? in.stores[each->index] : in.stores[0];
+    return store && in.stores[0] && store->state().at() == in.stores[0]->state().at();
+  };
+  return std::all_of(among.begin(), among.end(), stands_with_leader);
+}
+
+// Clients are served and replicas catch up, once more.
+void goes_on(city& in, const std::vector<sim::node*>& among, const std::string& when) {
+  const std::vector<std::uint64_t> before = in.answers;
+  const auto all_served = [&] {
+    for (std::size_t i = 0; i < before.size(); ++i) {
+      if (in.answers[i] < before[i] + 3) return false;
+    }
+    return true;
+  };
+  sim::simulation::require(in.run.in().run_until(all_served, 60s), "a client was not served for 60 s " + when);
+  crash_clients(in);
+  sim::simulation::require(in.run.in().run_until([&] { return converged(in, among); }, 60s),
+                           "a replica did not catch up in 60 s " + when);
+  in.look();
+}
+
 void run(sim::simulation& of) {
   // Outlives the nodes, whose programs use it until they are destroyed.
   const auto in_owner = std::make_shared<city>(of);
   city& in = *in_owner;
+  of.keep(in_owner);
   sim::random_stream random = of.random("city");
   in.options.log = drawn_log_options(of.random("log options"));
   in.options.snapshot_every = random.chance(0.3) ? 0 : 10 + random.below(200);
   in.options.retain_bytes = random.below(2) * (std::uint64_t{16} << 10);
   in.keys = 1 + random.below(6);
+  in.value_bytes = std::size_t{20} << random.below(8);
   in.slow = std::chrono::milliseconds(20 + random.below(400));
   const std::size_t replicas = 1 + random.below(3), clients = 1 + random.below(3);
   in.stores.resize(1 + replicas);
@@ -282,30 +409,27 @@ void run(sim::simulation& of) {
   for (std::uint64_t i = 0; i < clients; ++i) {
     of.add("client" + std::to_string(i + 1), [&in, i](sim::env& on) { return ask_forever(on, in, i); });
   }
-  of.keep(in_owner);
   look_now_and_then(in);
+  for (std::uint64_t copies = random.chance(0.6) ? 0 : 1 + random.below(2); copies != 0; --copies) {
+    restore_a_copy(in, random);
+  }
 
   sim::fault_plan_options faults;
   faults.lasts = 45s;
   of.chaos(faults);
+  // Some replicas stay behind for good; the leader and its clients go on without them.
+  std::vector<sim::node*> survivors, everybody;
+  for (const auto& each : of.in().nodes()) {
+    const bool is_replica = each->index != 0 && each->index <= replicas;
+    everybody.push_back(each.get());
+    if (!is_replica || random.chance(0.5)) survivors.push_back(each.get());
+  }
+  in.least_epoch = in.highest_epoch + 1;
+  leader.crash();  // so that replicas follow it, whatever copy it has
+  of.calm(survivors);
+  goes_on(in, survivors, "after the faults, without the nodes that were left behind");
   of.calm();
-  const std::vector<std::uint64_t> before = in.answers;
-  const auto all_served = [&] {
-    for (std::size_t i = 0; i < before.size(); ++i) {
-      if (in.answers[i] < before[i] + 3) return false;
-    }
-    return true;
-  };
-  sim::simulation::require(of.in().run_until(all_served, 60s), "a client was not served for 60 s after the faults");
-  for (std::size_t i = replicas + 1; i < of.in().nodes().size(); ++i) of.in().nodes()[i]->crash();  // the clients
-  const auto converged = [&] {
-    for (const store_type* const each : in.stores) {
-      if (!each || each->state().at() != in.stores[0]->state().at()) return false;
-    }
-    return true;
-  };
-  sim::simulation::require(of.in().run_until(converged, 60s), "a replica did not catch up in 60 s after the faults");
-  in.look();
+  goes_on(in, everybody, "after all faults");
   must(in.sessions.finished());
   must(sim::check::check_linearizable(in.history).broken());
 }

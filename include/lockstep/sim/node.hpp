@@ -78,7 +78,7 @@ class node : public machine {
  private:
   friend class world;
   void end_life();
-  void tell(const char* what);
+  void tell(std::string what);
 
   world& in_;
   program program_;

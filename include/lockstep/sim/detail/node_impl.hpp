@@ -19,12 +19,12 @@ inline node::sync_times node::next_sync() {
   return times;
 }
 
-inline void node::tell(const char* what) {
+inline void node::tell(std::string what) {
   if (!in_.keep_timeline) return;
   timeline_entry entry;
   entry.node = name;
   entry.kind = "node";
-  entry.text = what;
+  entry.text = std::move(what);
   in_.note(std::move(entry));
 }
 
@@ -47,7 +47,7 @@ inline void node::start() {
   asio::co_spawn(life_->get_executor(), program_(*env_), [this](const std::exception_ptr& failure) {
     ended_ = true;
     failure_ = failure;
-    tell("its program ends");
+    tell(failure_ ? "its program ends: " + failure_text() : "its program ends");
     // Not from within its own event.
     in_.schedule(in_.elapsed().count(), nullptr, detail::event_kind::world, [this, life = lives_] {
       if (life != lives_ || !life_) return;
