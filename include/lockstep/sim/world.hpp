@@ -12,6 +12,7 @@
 
 #include "lockstep/env/env.hpp"
 #include "lockstep/sim/detail/event.hpp"
+#include "lockstep/sim/detail/run_scope.hpp"
 #include "lockstep/sim/random.hpp"
 
 #include <cassert>
@@ -82,7 +83,10 @@ class world {
   [[nodiscard]] std::uint64_t events() const noexcept { return events_; }
 
   /// Lets the next event happen. @return false when there is none.
-  bool step();
+  bool step() {
+    const detail::run_scope inside(*this);
+    return happen_next();
+  }
 
   /// Runs until nothing happens any more before `elapsed()` is `by` later, and is at that time then.
   void run_for(duration by);
@@ -90,13 +94,14 @@ class world {
   /// Runs until `condition()`, asked after each event. @return false when it does not hold within `limit`.
   template <class Condition>
   bool run_until(Condition condition, duration limit) {
+    const detail::run_scope inside(*this);
     const std::int64_t end = now_ + limit.count();
     while (!condition()) {
       if (!happens_by(end)) {
         advance(end);
         return condition();
       }
-      step();
+      happen_next();
     }
     return true;
   }
@@ -146,6 +151,8 @@ class world {
   [[nodiscard]] bool dispatch_inline() noexcept { return coins_.chance(schedule_.inline_dispatch); }
   /// In whose event the world is now; null outside of events.
   [[nodiscard]] detail::event_owner* current() const noexcept { return current_; }
+  /// The node whose program runs now; null outside of its events.
+  [[nodiscard]] const node* current_node() const noexcept;
   /// Destroys all that was to happen to `owner`, and what that brings about, until nothing is left.
   void drop_events_of(detail::event_owner& owner);
   /// Lets the events that were held meanwhile happen now.
@@ -161,6 +168,8 @@ class world {
   };
 
   std::uint32_t tie() noexcept { return schedule_.random_ties ? static_cast<std::uint32_t>(ties_() >> 32) : 0; }
+
+  bool happen_next();
 
   // Whether something happens not later than `end`.
   bool happens_by(std::int64_t end) {
@@ -194,7 +203,7 @@ class world {
   std::vector<std::unique_ptr<node>> nodes_;
 };
 
-inline bool world::step() {
+inline bool world::happen_next() {
   if (!happens_by(std::numeric_limits<std::int64_t>::max())) return false;
   const detail::event_queue::entry next = queue_.pop();
   detail::event* const what = next.what;
@@ -218,8 +227,9 @@ inline bool world::step() {
 }
 
 inline void world::run_for(duration by) {
+  const detail::run_scope inside(*this);
   const std::int64_t end = now_ + by.count();
-  while (happens_by(end)) step();
+  while (happens_by(end)) happen_next();
   advance(end);
 }
 

@@ -34,6 +34,7 @@ inline void node::start(program runs) {
 }
 
 inline void node::start() {
+  const detail::run_scope inside(in_);
   end_life();
   powered = true;
   ended_ = false;
@@ -90,6 +91,7 @@ inline void node::resume() {
 
 inline void node::end_life() {
   if (!life_) return;
+  const detail::run_scope inside(in_);
   life_->mark_dead();
   in_.net().abandon(*life_);
   life_->die();
@@ -118,6 +120,13 @@ inline node& world::add_node(std::string name) {
   nodes_.push_back(std::make_unique<node>(*this, std::move(name)));
   net().add(*nodes_.back());
   return *nodes_.back();
+}
+
+inline const node* world::current_node() const noexcept {
+  for (const auto& each : nodes_) {
+    if (current_ && each->life_.get() == current_) return each.get();
+  }
+  return nullptr;
 }
 
 inline network& world::net() noexcept {
