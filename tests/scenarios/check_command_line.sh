@@ -42,6 +42,8 @@ run 2 --scenario canary --only 3,x
 says err "'3,x'"
 run 2 --scenario canary --seeds 0
 says err "'0'"
+run 2 --scenario canary --twice 101
+says err 101
 run 2 --scenario canary --no-such
 says err --no-such
 
@@ -54,6 +56,11 @@ run 1 --scenario canary --json
 says out '"replay": "'
 says out '"failure": "counted to '
 run 0 --scenario canary --from 1 --seeds 1 --only none
+run 0 --scenario canary --seeds 20 --without power_loss --twice 100 --json
+says out '"reruns": 20'
+says out '"different": []'
+run 0 --scenario canary --seeds 20 --without power_loss --twice 0
+says out '; 0 run twice, 0 of them different;'
 run 1 --scenario canary --trace "$scratch/traces"
 for kind in jsonl svg; do
   set -- "$scratch"/traces/canary-*."$kind"

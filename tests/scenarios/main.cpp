@@ -4,6 +4,7 @@
 #include "scenarios.hpp"
 
 #include "lockstep/core/mutant.hpp"
+#include "lockstep/sim/guard.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -22,6 +23,8 @@ constexpr const char* examples = R"(Examples:
   sim_run --scenario log --seeds 10000
   # the same without power losses, for another program to read
   sim_run --scenario log --seeds 10000 --without power_loss --json
+  # whether every seed is the same run the second time
+  sim_run --scenario all --seeds 100 --twice 100
   # what a failure looks like, with a picture of it in traces/
   sim_run --scenario canary --trace traces
   # one seed with two of its faults
@@ -36,7 +39,7 @@ constexpr const char* examples = R"(Examples:
 constexpr const char* exit_codes = R"(
 Exit codes:
   0  no seed failed; with --mutants: every mutant was killed
-  1  one did; the last line on standard output is the command that replays it; with --mutants: one survived
+  1  one did, or was another run the second time; the last line on standard output is the command that replays it; with --mutants: one survived
   2  the command line is wrong)";
 
 class examples_first : public CLI::Formatter {
@@ -113,6 +116,7 @@ sim::explore_options options_of(const request& asked) {
   options.only = asked.only;
   options.shrink = !asked.only;
   options.stop_at_failure = !asked.keep_going;
+  options.run_twice = asked.twice / 100;
   options.on_thread = [bug = chosen_mutant(asked.mutant)] { activate_mutant(bug); };
   return options;
 }
@@ -228,6 +232,10 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   app.add_option("--only", only, "Let only these of a seed's faults happen, or none")->type_name("3,7,9");
   app.add_flag("--keep-going", asked.keep_going, "Run all seeds, also behind one that fails");
+  app.add_option("--twice", asked.twice, "Run so many per cent of the seeds twice; fail when one was another run then")
+      ->type_name("PERCENT")
+      ->check(CLI::Range(0.0, 100.0))
+      ->capture_default_str();
   app.add_option("--trace", asked.trace_directory,
                  "Write the failing seed's timeline, or the first seed's, as JSON lines and as SVG")
       ->type_name("DIR");

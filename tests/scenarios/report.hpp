@@ -24,6 +24,7 @@ struct request {
   std::vector<sim::fault_family> without;
   std::optional<std::vector<std::uint32_t>> only;
   bool keep_going = false;
+  double twice = 1;             ///< how many per cent of the seeds are run a second time
   std::string trace_directory;  ///< empty: no traces
   bool json = false;
 };
