@@ -73,6 +73,34 @@ run_result run_again(const scenario& of, const shrunk_failure& failure) {
   return run_seed(of, options);
 }
 
+awaitable<void> ends_by(env& on, std::exception_ptr why) {
+  co_await waits(on, 1s);
+  std::rethrow_exception(why);
+}
+
+scenario program_ends_by(const std::exception_ptr& why) {
+  return {"ends", "", [why](simulation& run) {
+            node& ends = run.add("a", [why](env& on) { return ends_by(on, why); });
+            run.in().run_for(10s);
+            simulation::require(ends.lives() > 1, "it was not started again");
+          }};
+}
+
+TEST(sim_explore, WhatAProgramThrowsIsAFailure) {
+  run_options options;
+  options.keep_timeline = true;
+  const auto result = run_seed(program_ends_by(std::make_exception_ptr(std::logic_error("1 is not 2"))), options);
+  EXPECT_EQ(result.failure, "1 is not 2");
+  EXPECT_TRUE(std::any_of(result.timeline.begin(), result.timeline.end(), [](const timeline_entry& each) {
+    return each.node == "a" && each.text == "its program ends: 1 is not 2";
+  }));
+}
+
+TEST(sim_explore, AProgramThatThrowsASystemErrorIsStartedAgain) {
+  const auto why = std::make_exception_ptr(std::system_error(std::make_error_code(std::errc::io_error)));
+  EXPECT_EQ(run_seed(program_ends_by(why), run_options()).failure, std::nullopt);
+}
+
 TEST(sim_explore, AFailureIsShrunkToTheFaultThatItTakes) {
   const exploration found = explore(careless_counter(), few(100, 2));
   ASSERT_TRUE(found.failure);
