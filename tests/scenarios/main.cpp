@@ -39,7 +39,8 @@ constexpr const char* examples = R"(Examples:
 constexpr const char* exit_codes = R"(
 Exit codes:
   0  no seed failed; with --mutants: every mutant was killed
-  1  one did, or was another run the second time; the last line on standard output is the command that replays it; with --mutants: one survived
+  1  one did: the last line on standard output is the command that replays it; or one was another run the second time;
+     with --mutants: one survived
   2  the command line is wrong)";
 
 class examples_first : public CLI::Formatter {
@@ -234,7 +235,7 @@ int main(int argc, char** argv) {
   app.add_flag("--keep-going", asked.keep_going, "Run all seeds, also behind one that fails");
   app.add_option("--twice", asked.twice, "Run so many per cent of the seeds twice; fail when one was another run then")
       ->type_name("PERCENT")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(CLI::Range(0.0, 100.0).description(""))
       ->capture_default_str();
   app.add_option("--trace", asked.trace_directory,
                  "Write the failing seed's timeline, or the first seed's, as JSON lines and as SVG")
