@@ -1,5 +1,5 @@
 // The simulator: a program built from the blocks runs in it unchanged, under every fault, from one seed. For tests: it
-// is not part of lockstep.hpp.
+// is not part of lockstep.hpp. docs/simulation.md is its guide.
 #pragma once
 
 #include "lockstep/sim/check/commit_order.hpp"

@@ -1,21 +1,31 @@
 #!/bin/sh
-# README's first example is a source that is compiled: the two must be equal. Also: the links between documents resolve.
+# Sources that documents show are compiled: what is shown must be what is there. Also: the links between documents
+# resolve.
 # Usage: check_readme.sh SOURCE_DIR
 set -eu
 cd "$1"
 
 shown=$(mktemp)
 trap 'rm -f "$shown"' EXIT
-awk '/^```cpp$/ { inside = 1; next } /^```$/ { if (inside) exit } inside' README.md >"$shown"
-if ! diff -u examples/quickstart/quickstart.cpp "$shown"; then
-  echo "README.md's first example differs from examples/quickstart/quickstart.cpp" >&2
-  exit 1
-fi
-lines=$(wc -l <"$shown")
-if [ "$lines" -gt 25 ]; then
-  echo "README.md's first example has $lines lines, more than 25" >&2
-  exit 1
-fi
+shows() { # DOCUMENT SOURCE MOST_LINES
+  awk -v mark="<!-- $2, kept equal by a test -->" '
+    $0 == mark { found = 1 }
+    found && /^```cpp$/ { inside = 1; next }
+    inside && /^```$/ { exit }
+    inside' "$1" >"$shown"
+  if ! diff -u "$2" "$shown"; then
+    echo "$1 does not show $2 as it is" >&2
+    exit 1
+  fi
+  lines=$(wc -l <"$shown")
+  if [ "$lines" -gt "$3" ]; then
+    echo "$2 has $lines lines, more than $3" >&2
+    exit 1
+  fi
+}
+shows README.md examples/quickstart/quickstart.cpp 25
+shows docs/simulation.md examples/tickets/tickets.hpp 60
+shows docs/simulation.md examples/tickets/simulated_tickets.cpp 40
 
 status=0
 for document in $(git ls-files '*.md' 2>/dev/null || find . -name '*.md' -not -path './build/*'); do

@@ -1,4 +1,4 @@
-// The scenarios that sim_run knows. sim/simulation.hpp says how to write one.
+// The scenarios that sim_run knows. docs/simulation.md says how to write one.
 #pragma once
 
 #include "lockstep/log/options.hpp"

@@ -8,7 +8,7 @@
 //     run.require(run.in().run_until([&] { return done(); }, 30s), "the client got no answer after the faults");
 //   }
 //
-// tests/scenarios has whole programs; explore.hpp runs a scenario for many seeds.
+// explore.hpp runs a scenario for many seeds. docs/simulation.md has a whole program, tests/scenarios larger ones.
 #pragma once
 
 #include "lockstep/sim/faults.hpp"
