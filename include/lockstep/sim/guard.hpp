@@ -55,7 +55,7 @@ inline constexpr const char* instead_of_threads = "a coroutine, and the environm
 extern "C" {
 
 // A sanitizer's own, which must know of every thread: clang links it into the program, where RTLD_NEXT passes over it.
-// NOLINTNEXTLINE(bugprone-reserved-identifier)
+// NOLINTNEXTLINE(bugprone-reserved-identifier,readability-identifier-naming)
 [[gnu::weak]] int __interceptor_pthread_create(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
 
 [[gnu::visibility("default")]] int clock_gettime(clockid_t which, timespec* to) noexcept {
