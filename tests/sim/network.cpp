@@ -403,6 +403,30 @@ TEST_F(network_test, AResetIsLostOnABlockedPath) {
   EXPECT_TRUE(within(1s, client.ended, asio::error::connection_reset));
 }
 
+TEST_F(network_test, ACorruptingPathAltersBytesAndNeitherTheirNumberNorTheirOrder) {
+  connect();
+  in.net().corrupt(a, b, 0.5);
+  std::string sent;
+  for (int i = 0; i < 200; ++i) {
+    const std::string next(100, static_cast<char>('a' + i % 26));
+    ASSERT_FALSE(client.write(next));
+    sent += next;
+    in.run_for(5ms);
+  }
+  ASSERT_EQ(server.got.size(), sent.size());
+  std::size_t altered = 0;
+  for (std::size_t i = 0; i < sent.size(); ++i) altered += server.got[i] != sent[i] ? 1 : 0;
+  EXPECT_EQ(altered, in.net().bytes_corrupted());
+  EXPECT_GT(altered, 50u);
+  EXPECT_LT(altered, 150u);
+  server.got.clear();
+  in.net().corrupt(a, b, 0);
+  ASSERT_FALSE(client.write("whole again"));
+  in.run_for(1s);
+  EXPECT_EQ(server.got, "whole again");
+  EXPECT_FALSE(server.ended);
+}
+
 TEST_F(network_test, NobodyListensIsToldApartFromNobodyAnswers) {
   b.start([](env& on) { return sleep(on, 24h); });
   start_client();

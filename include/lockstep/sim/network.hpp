@@ -105,7 +105,7 @@ struct listener : std::enable_shared_from_this<listener> {
 /// See the top of this file.
 class network {
  public:
-  explicit network(world& in) : in_(in), random_(in.random("network")) {}
+  explicit network(world& in) : in_(in), random_(in.random("network")), damage_(in.random("corruption")) {}
   network(const network&) = delete;
 
   network_options options;
@@ -132,6 +132,11 @@ class network {
     path(from, to).bytes_per_second = bytes_per_second;
   }
 
+  /// How often one byte of what arrives together is altered, in a way that TCP's checksum does not notice: a broken
+  /// network card or proxy.
+  void corrupt(const machine& from, const machine& to, double how_often) { path(from, to).corrupted = how_often; }
+  [[nodiscard]] std::uint64_t bytes_corrupted() const noexcept { return bytes_corrupted_; }
+
   /// Resets all connections between two machines; what is in flight is lost. @return how many there were.
   std::size_t reset(const machine& a, const machine& b);
 
@@ -144,6 +149,7 @@ class network {
     int blocked = 0;
     duration extra{0};
     std::uint64_t bytes_per_second = 0;
+    double corrupted = 0.0;
   };
   [[nodiscard]] path_state& path(const machine& from, const machine& to) { return paths_[from.index][to.index]; }
   [[nodiscard]] const path_state& path(const machine& from, const machine& to) const {
@@ -171,6 +177,22 @@ class network {
     return static_cast<std::size_t>(1 + random_.below(bound));
   }
 
+  /// What becomes of one of `count` bytes that arrive together.
+  struct damage {
+    std::uint64_t offset = 0;
+    std::byte flipped{0};  ///< none: no byte is altered
+  };
+  [[nodiscard]] damage drawn_damage(const machine& from, const machine& to, std::uint64_t count) {
+    damage drawn;
+    const double how_often = path(from, to).corrupted;
+    if (how_often <= 0 || !damage_.chance(how_often)) return drawn;
+    ++bytes_corrupted_;
+    // Where a program trusts most, in the header that a message begins with, half of the time.
+    drawn.offset = damage_.below(damage_.chance(0.5) ? std::min<std::uint64_t>(count, 16) : count);
+    drawn.flipped = std::byte{1} << damage_.below(8);
+    return drawn;
+  }
+
   [[nodiscard]] machine* resolve(const machine& from, const std::string& host);
   [[nodiscard]] detail::listener* listening(const machine& at, const address& where);
   void listen(detail::listener& added, std::error_code& ec);
@@ -190,6 +212,8 @@ class network {
  private:
   world& in_;
   random_stream random_;
+  random_stream damage_;
+  std::uint64_t bytes_corrupted_ = 0;
   std::vector<machine*> machines_;
   std::vector<std::vector<path_state>> paths_;
   std::vector<detail::listener*> listeners_;
@@ -389,6 +413,7 @@ class connection : public std::enable_shared_from_this<connection> {
     std::uint64_t waits = 0;    // held or awaits_answer, counted
 
     [[nodiscard]] std::size_t size() const noexcept { return static_cast<std::size_t>(written - read); }
+    void alter(std::uint64_t at, std::byte flipped) { ring[at & (ring.size() - 1)] ^= flipped; }
     void put(bytes_view from) {
       if (size() + from.size() > ring.size()) grow(size() + from.size());
       copy(from, written);
@@ -536,6 +561,10 @@ class connection : public std::enable_shared_from_this<connection> {
     out.held = false;
     if (!to.open || to.broken) return send_reset(1 - side);
     net_.in().traced(up_to);
+    if (up_to != out.delivered) {
+      const network::damage done = net_.drawn_damage(*ends_[side].at, *to.at, up_to - out.delivered);
+      if (done.flipped != std::byte{0}) out.alter(out.delivered + done.offset, done.flipped);
+    }
     if (net_.in().keep_timeline && up_to != out.delivered) {
       timeline_entry entry;
       entry.at = duration(sent);
