@@ -403,6 +403,17 @@ TEST_F(network_test, AResetIsLostOnABlockedPath) {
   EXPECT_TRUE(within(1s, client.ended, asio::error::connection_reset));
 }
 
+TEST_F(network_test, BytesWhoseResetWasLostAreSentAgain) {
+  connect();
+  in.net().block(b, a);
+  server.stream->close();
+  ASSERT_FALSE(client.write("lost"));
+  in.run_for(1s);
+  in.net().unblock(b, a);
+  in.run_for(3s);
+  EXPECT_TRUE(client.write("more"));
+}
+
 TEST_F(network_test, ACorruptingPathAltersBytesAndNeitherTheirNumberNorTheirOrder) {
   connect();
   in.net().corrupt(a, b, 0.5);

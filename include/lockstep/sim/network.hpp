@@ -187,8 +187,8 @@ class network {
     const double how_often = path(from, to).corrupted;
     if (how_often <= 0 || !damage_.chance(how_often)) return drawn;
     ++bytes_corrupted_;
-    // Where a program trusts most, in the header that a message begins with, half of the time.
-    drawn.offset = damage_.below(damage_.chance(0.5) ? std::min<std::uint64_t>(count, 16) : count);
+    // Half of the time where a program trusts most, in the first words, which often say how much follows.
+    drawn.offset = damage_.below(damage_.chance(0.5) ? std::min<std::uint64_t>(count, 8) : count);
     drawn.flipped = std::byte{1} << damage_.below(8);
     return drawn;
   }
@@ -646,7 +646,8 @@ class connection : public std::enable_shared_from_this<connection> {
   void send_reset(unsigned side) {
     forget_unsent(side);
     end& told = ends_[1 - side];
-    if (!told.open || told.broken || net_.blocked(*ends_[side].at, *told.at)) return;
+    if (!told.open || told.broken) return;
+    if (net_.blocked(*ends_[side].at, *told.at)) return lose_reset(side);
     way& out = ways_[side];
     out.last_arrival = std::max(out.last_arrival + 1, net_.arrival(*ends_[side].at, *told.at));
     if (out.flying != out.delivered && net_.random().chance(net_.options.lost_by_resets)) forget_flying(side);
@@ -656,9 +657,16 @@ class connection : public std::enable_shared_from_this<connection> {
 
   void reset_by(unsigned side) {
     end& told = ends_[1 - side];
-    if (!told.open || !told.at->hears() || net_.blocked(*ends_[side].at, *told.at)) return;
+    if (!told.open) return;
+    if (!told.at->hears() || net_.blocked(*ends_[side].at, *told.at)) return lose_reset(side);
     const bool ended_before = ways_[side].end_delivered;
     break_end(1 - side, ended_before ? asio::error::broken_pipe : asio::error::connection_reset);
+  }
+
+  // Bytes that it was to answer are sent again.
+  void lose_reset(unsigned side) {
+    const way& other = ways_[1 - side];
+    if (other.flying != other.delivered || other.end_flying != other.end_delivered) hold_up(1 - side);
   }
 
   void break_end(unsigned side, std::error_code why) {
