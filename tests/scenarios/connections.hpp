@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace lockstep::scenarios {
 
@@ -46,18 +48,26 @@ class findings {
     return false;
   }
 
+  /// Whether connections may end so. Anything else is a mistake of somebody's; what names altered bytes is one unless
+  /// the network has altered some.
+  [[nodiscard]] bool may_end_by(const std::error_code& code) const {
+    if (code == asio::error::eof || code == asio::error::connection_reset || code == asio::error::broken_pipe ||
+        code == asio::error::timed_out || code == asio::error::connection_refused ||
+        code == asio::error::connection_aborted || code == errc::truncated || code == errc::idle_timeout ||
+        code == errc::timed_out || code == errc::closed) {
+      return true;
+    }
+    const bool names_altered_bytes = code == errc::bad_checksum || code == errc::malformed ||
+                                     code == errc::frame_too_large || code == errc::not_lockstep ||
+                                     code == errc::wrong_version || code == errc::remote_failure;
+    return names_altered_bytes && bytes_altered();
+  }
+  [[nodiscard]] bool bytes_altered() const { return of_.in().net().bytes_corrupted() != 0; }
+
  private:
   sim::simulation& of_;
   std::optional<std::string> first_;
 };
-
-/// How connections end. Anything else is a mistake of somebody's, since TCP changes no bytes.
-inline bool is_transport_failure(const std::error_code& code) {
-  return code == asio::error::eof || code == asio::error::connection_reset || code == asio::error::broken_pipe ||
-         code == asio::error::timed_out || code == asio::error::connection_refused ||
-         code == asio::error::connection_aborted || code == errc::truncated || code == errc::idle_timeout ||
-         code == errc::timed_out || code == errc::closed;
-}
 
 // Runs `task`, which may use what its caller awaits this with, and cancels it after a while.
 inline awaitable<void> cancel_after(sim::env& on, awaitable<void> task, duration after) {
@@ -92,7 +102,8 @@ inline sim::fault_plan_options network_faults(duration lasts) {
                         .with(sim::fault_family::reset)
                         .with(sim::fault_family::slow_network)
                         .with(sim::fault_family::partial_io)
-                        .with(sim::fault_family::clock);
+                        .with(sim::fault_family::clock)
+                        .with(sim::fault_family::corruption);
   faults.often = 2;
   faults.longest = 3s;
   return faults;
@@ -133,6 +144,60 @@ inline link_options drawn_link_options(sim::random_stream& random, std::size_t m
   options.backoff_base = std::chrono::milliseconds(random.between(5, 100));
   options.backoff_max = std::chrono::milliseconds(random.between(100, 2000));
   return options;
+}
+
+/// What a link tells of itself must fit together. Lies beside it.
+class link_watch {
+ public:
+  /// @param at  which node listens where.
+  link_watch(sim::env& on, findings& wrong, const link_options& options, std::map<std::string, node_id> at)
+      : on_(on), wrong_(wrong), options_(options), at_(std::move(at)) {}
+
+  void operator()(const link_report& report) {
+    const bool was_redirected = std::exchange(redirected_, false);
+    if (report.state == link_state::closed) return;
+    if (was_redirected) {
+      wrong_.must(report.state == link_state::connecting && report.where == where_,
+                  "a link that was redirected does not connect at once");
+    }
+    if (report.state == link_state::up) {
+      wrong_.must(report.peer.node == at_.at(report.where.host),
+                  "a link to " + report.where.to_string() + " is up with node " + std::to_string(report.peer.node));
+    }
+    if (report.state == link_state::waiting && report.failures != 0) check_wait(report);
+  }
+
+  /// Redirects `link`, which must not wait before it connects then.
+  void redirect(link_type& link, address where) {
+    if (link.report().where != where && link.report().state != link_state::closed) redirected_ = true;
+    where_ = where;
+    link.redirect(std::move(where));
+  }
+
+ private:
+  void check_wait(const link_report& report) {
+    wrong_.must(report.error && !report.text.empty(), "a link that waits does not say why");
+    duration limit = options_.backoff_base;
+    for (unsigned i = 1; i < report.failures && limit < options_.backoff_max; ++i) limit *= 2;
+    limit = std::min(limit, options_.backoff_max);
+    const duration wait = report.next_attempt - on_.now();
+    wrong_.must(wait >= limit / 2 && wait <= limit, "after " + std::to_string(report.failures) +
+                                                        " failures a link waits " + std::to_string(wait.count()) +
+                                                        " ns, with a limit of " + std::to_string(limit.count()));
+  }
+
+  sim::env& on_;
+  findings& wrong_;
+  const link_options options_;
+  const std::map<std::string, node_id> at_;
+  address where_;
+  bool redirected_ = false;
+};
+
+/// A link that is not closed, by whoever sets `closing`, goes on for ever.
+inline awaitable<void> run_link(link_type& link, findings& wrong, const bool& closing) {
+  co_await link.run();
+  wrong.must(closing, "a link ended by itself, after: " + link.report().text);
 }
 
 inline void no_program_may_fail(sim::simulation& of, findings& wrong) {

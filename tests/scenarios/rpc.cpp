@@ -3,6 +3,7 @@
 
 #include "lockstep/core/endian.hpp"
 
+#include <functional>
 #include <map>
 #include <set>
 
@@ -283,7 +284,8 @@ awaitable<void> ask(call_site& of, std::uint64_t seed) {
   while (of.peer.is_open() && !of.closing) {
     drawn_call drawn(random, of.know, of.caller, of.max_frame_bytes);
     if (drawn.cancel) {
-      co_await cancel_after(of.on, ask_once(of, drawn, random()), std::chrono::microseconds(random.below(5000)));
+      const auto after = std::chrono::microseconds(random.below(5000));
+      co_await cancel_after(of.on, ask_once(of, drawn, random()), after);
     } else {
       co_await ask_once(of, drawn, random());
     }
@@ -303,20 +305,28 @@ awaitable<void> close_after(call_site& of, duration lasts, bool gracefully) {
   }
 }
 
-struct rpc_site {
-  rpc_options options;
-  std::size_t max_frame_bytes = 0;
+/// What a seed's nodes have in common.
+struct calls_setup {
+  bool both_ways = false;             ///< servers call their clients, too
+  bool two_servers = false;           ///< clients go from one to the other
+  std::size_t max_connections = 100;  ///< of a server
+
+  [[nodiscard]] bool limited() const noexcept { return max_connections != 100; }
 };
 
+// Their ids, and what they are as callers of a client's methods.
+constexpr node_id first_server = 1, second_server = 9;
+constexpr std::uint64_t called_by_server(node_id client) { return 1000 + client; }
+
 // A connection that lasts a while, with calls from many coroutines.
-awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, std::uint64_t caller, rpc_site site) {
+awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, std::uint64_t caller,
+                           const rpc_service& service, rpc_options options, calls_setup setup) {
   sim::random_stream random(on.random());
-  const rpc_service nothing;
-  peer_type peer(over.share(), nothing, site.options);
-  call_site of(on, peer, know, caller, site.max_frame_bytes);
+  peer_type peer(over.share(), service, options);
+  call_site of(on, peer, know, caller, over.options().max_frame_bytes);
   task_group callers(on.get_executor());
   task_group closing(on.get_executor());
-  for (std::uint64_t i = random.between(1, 8); i != 0; --i) callers.spawn(ask(of, random()));
+  for (std::uint64_t i = random.between(1, setup.both_ways ? 4 : 8); i != 0; --i) callers.spawn(ask(of, random()));
   const auto lasts = std::chrono::milliseconds(random.below(8000));
   closing.spawn(close_after(of, lasts, random.chance(0.7)));
   const bool throws = co_await this_coro::throw_if_cancelled();
@@ -326,7 +336,7 @@ awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, s
     co_await peer.run();
   } catch (const std::system_error& error) {
     failure = std::current_exception();
-    know.wrong.must(is_transport_failure(error.code()) || is_cancelled(error.code()),
+    know.wrong.must(know.wrong.may_end_by(error.code()) || is_cancelled(error.code()),
                     std::string("a peer's run ended by: ") + error.what());
   }
   // Every call ends with the connection; who waits for something else is told.
@@ -340,21 +350,32 @@ awaitable<void> make_calls(sim::env& on, channel_type& over, calls_book& know, s
   if (failure) std::rethrow_exception(failure);
 }
 
-awaitable<void> serve_calls(sim::env& on, calls_book& know, channel_options options, rpc_options with) {
+void add_methods(rpc_service& to, sim::env& on, calls_book& know) {
+  to.on(method::echo, echo);
+  to.on(method::slow, [&on](const rpc_request& in, rpc_reply& out) { return echo_slowly(on, in, out); });
+  to.on(method::failing, [&on](const rpc_request& in, rpc_reply& out) { return fail_as_asked(on, in, out); });
+  to.on(method::count, [&](const rpc_request& in, rpc_reply& out) { return count_once(on, know, in, out); });
+  to.on_stream(method::items, [&on](const rpc_request& in, rpc_item_writer& out) { return stream_items(on, in, out); });
+}
+
+awaitable<void> serve_calls(sim::env& on, calls_book& know, channel_options options, rpc_options with,
+                            calls_setup setup) {
   rpc_service service;
-  service.on(method::echo, echo);
-  service.on(method::slow, [&on](const rpc_request& in, rpc_reply& out) { return echo_slowly(on, in, out); });
-  service.on(method::failing, [&on](const rpc_request& in, rpc_reply& out) { return fail_as_asked(on, in, out); });
-  service.on(method::count, [&](const rpc_request& in, rpc_reply& out) { return count_once(on, know, in, out); });
-  service.on_stream(method::items,
-                    [&on](const rpc_request& in, rpc_item_writer& out) { return stream_items(on, in, out); });
+  add_methods(service, on, know);
   std::error_code ec;
   sim::env::acceptor acceptor = on.listen(address("0.0.0.0", port), ec);
   if (ec) throw std::logic_error("cannot listen: " + ec.message());
   server_options serving;
   serving.channel = std::move(options);
+  serving.max_connections = setup.max_connections;
   server_type server(on, std::move(acceptor), serving);
-  server.on("calls", service, with);
+  if (setup.both_ways) {
+    server.on("calls", [&on, &know, &service, with, setup](channel_type& over) {
+      return make_calls(on, over, know, called_by_server(over.peer().node), service, with, setup);
+    });
+  } else {
+    server.on("calls", service, with);
+  }
   task_group tasks(on.get_executor());
   tasks.spawn(server.run());
   sim::random_stream random(on.random());
@@ -366,11 +387,46 @@ awaitable<void> serve_calls(sim::env& on, calls_book& know, channel_options opti
   co_await tasks.join();
 }
 
-awaitable<void> keep_calling(sim::env& on, calls_book& know, link_options options, rpc_site site) {
-  const std::uint64_t caller = options.channel.node;
-  link_type link(on, address("server", port), std::move(options),
-                 [&, caller, site](channel_type& over) { return make_calls(on, over, know, caller, site); });
-  co_await link.run();
+awaitable<void> go_from_server_to_server(sim::env& on, link_type& link, link_watch& watch, std::uint64_t seed) {
+  sim::random_stream random(seed);
+  for (;;) {
+    co_await pause(on, std::chrono::milliseconds(random.below(4000)));
+    watch.redirect(link, address(random.chance(0.5) ? "server" : "server2", port));
+  }
+}
+
+// For ever; where there is not room for all, until it leaves its place to the others.
+awaitable<void> call_for_a_while(sim::env& on, calls_book& know, link_options options, rpc_options with,
+                                 calls_setup setup) {
+  rpc_service service;
+  add_methods(service, on, know);
+  sim::random_stream random(on.random());
+  const node_id self = options.channel.node;
+  link_watch watch(on, know.wrong, options, {{"server", first_server}, {"server2", second_server}});
+  options.on_change = std::ref(watch);
+  link_type link(on, address("server", port), std::move(options), [&, self, with, setup](channel_type& over) {
+    return make_calls(on, over, know, self, service, with, setup);
+  });
+  bool closing = false;
+  task_group tasks(on.get_executor());
+  tasks.spawn(run_link(link, know.wrong, closing));
+  if (setup.two_servers) tasks.spawn(go_from_server_to_server(on, link, watch, random()));
+  if (setup.limited()) {
+    (void)co_await link.wait_until_up(on.now() + 10s);
+    co_await pause(on, std::chrono::milliseconds(random.below(3000)));
+    closing = true;
+    co_await link.close();
+    tasks.cancel();
+  }
+  co_await tasks.join();
+}
+
+awaitable<void> keep_calling(sim::env& on, calls_book& know, link_options options, rpc_options with,
+                             calls_setup setup) {
+  for (;;) {
+    co_await call_for_a_while(on, know, options, with, setup);
+    co_await pause(on, 2500ms);  // whoever waits tries in that time
+  }
 }
 
 rpc_options drawn_rpc_options(sim::random_stream& random) {
@@ -385,20 +441,28 @@ rpc_options drawn_rpc_options(sim::random_stream& random) {
 void run_calls(sim::simulation& of) {
   sim::random_stream random = of.random("rpc");
   calls_book know(of);
-  rpc_site site;
-  site.max_frame_bytes = std::size_t{256} << random.below(10);
   no_program_may_fail(of, know.wrong);
-  const channel_options serving = drawn_channel_options(random, site.max_frame_bytes, 1);
-  const rpc_options with = drawn_rpc_options(random);
-  of.add("server", [&know, serving, with](sim::env& on) { return serve_calls(on, know, serving, with); });
+  const std::size_t max_frame_bytes = std::size_t{256} << random.below(10);
   const std::uint64_t clients = random.between(1, 3);
+  calls_setup setup;
+  setup.both_ways = random.chance(0.4);
+  setup.two_servers = random.chance(0.25);
+  if (random.chance(0.2)) setup.max_connections = random.between(1, clients);
+  const auto add_server = [&](const std::string& name, node_id node) {
+    const channel_options serving = drawn_channel_options(random, max_frame_bytes, node);
+    const rpc_options with = drawn_rpc_options(random);
+    of.add(name, [&know, serving, with, setup](sim::env& on) { return serve_calls(on, know, serving, with, setup); });
+  };
+  add_server("server", first_server);
   for (node_id node = 2; node < 2 + clients; ++node) {
-    const link_options connecting = drawn_link_options(random, site.max_frame_bytes, node, "calls");
-    site.options = drawn_rpc_options(random);
+    const link_options connecting = drawn_link_options(random, max_frame_bytes, node, "calls");
+    const rpc_options with = drawn_rpc_options(random);
     know.answered[node] = 0;
+    if (setup.both_ways) know.answered[called_by_server(node)] = 0;
     of.add("client" + std::to_string(node - 1),
-           [&know, connecting, site](sim::env& on) { return keep_calling(on, know, connecting, site); });
+           [&know, connecting, with, setup](sim::env& on) { return keep_calling(on, know, connecting, with, setup); });
   }
+  if (setup.two_servers) add_server("server2", second_server);
   of.chaos(network_faults(10s));
   of.require(know.wrong.first());
   of.calm();
@@ -409,9 +473,10 @@ void run_calls(sim::simulation& of) {
     }
     return true;
   };
-  const bool live = of.in().run_until([&] { return know.wrong.first() || all_answered(); }, 20s);
+  const duration patience = setup.limited() ? 90s : 20s;
+  const bool live = of.in().run_until([&] { return know.wrong.first() || all_answered(); }, patience);
   of.require(know.wrong.first());
-  of.require(live, "no answers for 20 s after the faults");
+  of.require(live, "a caller got no answers for " + std::to_string(patience / 1s) + " s after the faults");
   know.check_applied();
   of.require(know.wrong.first());
 }
