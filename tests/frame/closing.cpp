@@ -115,6 +115,23 @@ TEST(frame_closing, what_still_arrives_is_discarded) {
   EXPECT_FALSE(closing.failed());
 }
 
+// What arrived after close() was read over the frame that somebody still used.
+TEST(frame_closing, a_frame_that_was_received_before_stays_as_it_is) {
+  scene s;
+  std::string bytes(frame_header_bytes, '\0');
+  encode_frame_header(reinterpret_cast<std::byte*>(bytes.data()), {1, 0, 1}, 4, xxh3_64(as_bytes("kept")));
+  s.peer.send(bytes + "kept");
+  const frame_view frame = run(s.io, s.here->receive());
+  auto closing = start(s.io, s.here->close());
+  for (int i = 0; i < 10; ++i) {
+    s.peer.send(std::string(1000, '?'));
+    test::poll(s.io);
+  }
+  s.peer.close();
+  ASSERT_TRUE(test::run_until(s.io, [&] { return closing.done(); }));
+  EXPECT_EQ(as_text(frame.payload), "kept");
+}
+
 TEST(frame_closing, can_be_asked_for_often_and_at_once) {
   scene s;
   auto first = start(s.io, s.here->close());

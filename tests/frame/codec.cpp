@@ -205,6 +205,17 @@ TEST(frame_codec, what_is_left_of_a_cut_stream_can_be_seen) {
   EXPECT_TRUE(decoder.unread().empty());
 }
 
+TEST(frame_codec, what_is_discarded_does_not_touch_the_frames_before_it) {
+  frame_view frame;
+  frame_decoder decoder(limit, 4096);
+  feed(decoder, encoded({1, 0, 1, "kept"}));
+  ASSERT_EQ(decoder.next(frame), verdict::ok);
+  decoder.discard();
+  for (int i = 0; i < 10; ++i) feed(decoder, std::string(1000, '?'));
+  EXPECT_TRUE(decoder.unread().empty());
+  EXPECT_EQ(as_text(frame.payload), "kept");
+}
+
 TEST(frame_codec, a_corrupt_verdict_is_final) {
   frame_view frame;
   frame_decoder decoder(limit, 4096);

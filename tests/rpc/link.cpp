@@ -290,6 +290,20 @@ TEST(rpc_link, can_be_sent_elsewhere_without_a_wait) {
   EXPECT_EQ(test::error_of([&] { run(s.io, first->receive()); }), asio::error::eof);
 }
 
+// The waits went on growing when the link was sent elsewhere while it waited; the count of failures always did.
+TEST(rpc_link, sent_elsewhere_the_next_failure_is_the_first) {
+  scene s;
+  s.begin();
+  for (unsigned failures = 1; failures <= 4; ++failures) {
+    ASSERT_TRUE(s.is_down_after(failures));
+    if (failures < 4) s.pass_wait();
+  }
+  s.where.path += "-elsewhere";
+  s.link_under_test->redirect(s.where);
+  ASSERT_TRUE(s.is_down_after(1));
+  EXPECT_LE(s.link_under_test->report().next_attempt - s.env.now(), 100ms);
+}
+
 TEST(rpc_link, closing_ends_the_session_politely) {
   scene s;
   s.listen();

@@ -417,6 +417,26 @@ TEST(rpc_peer, the_connections_end_ends_every_call_with_an_unknown_outcome) {
   EXPECT_FALSE(p.here->is_open());
 }
 
+// The caller was told that its arguments were too large, and that nothing of them had been sent.
+TEST(rpc_peer, a_frame_too_large_from_the_peer_ends_calls_as_any_end_of_the_connection_does) {
+  asio::io_context io(1);
+  manual env(io.get_executor());
+  handlers none(io);
+  auto [stream, nonsense] = test::stream_and_raw_peer(io, small_buffer);
+  peer_type here(basic_channel<manual>(env, std::move(stream), roomy_channel()), none.service);
+  auto running = start(io, here.run());
+  auto first = start(io, call(here, handlers::echo, std::string(500'000, 'x')));
+  auto second = start(io, call(here, handlers::echo, std::string(500'000, 'y')));
+  test::poll(io);
+  nonsense.send(std::string(frame_header_bytes, '\xff'));
+  ASSERT_TRUE(test::run_until(io, [&] { return running.done() && first.done() && second.done(); }));
+  EXPECT_EQ(running.error(), errc::frame_too_large);
+  EXPECT_EQ(first.result().status.code(), errc::closed);
+  EXPECT_TRUE(first.result().status.outcome_unknown()) << "a part of it had left";
+  EXPECT_EQ(second.result().status.code(), errc::closed);
+  EXPECT_FALSE(second.result().status.outcome_unknown());
+}
+
 TEST(rpc_peer, a_peer_that_ends_between_frames_is_no_error) {
   two_peers p;
   auto closing = start(p.io, p.there->close());

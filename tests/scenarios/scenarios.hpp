@@ -12,7 +12,7 @@ using namespace std::chrono_literals;
 
 sim::scenario appending_log();    // log.cpp
 sim::scenario framed_messages();  // frames.cpp
-sim::scenario remote_calls();     // frames.cpp
+sim::scenario remote_calls();     // rpc.cpp
 sim::scenario city_hall();        // cityhall.cpp
 sim::scenario canary();           // canary.cpp: has a bug on purpose
 

@@ -133,7 +133,8 @@ class basic_channel {
 
   /// Sends what was queued, ends sending, waits until the peer has done the same (close_timeout bounds both), closes,
   /// and returns when nothing of the channel is under way any more. New sends and receives end with errc::closed at
-  /// once, as does a receive that waits; arriving frames are discarded. Call it as often as you like.
+  /// once, as does a receive that waits; arriving frames are discarded, and those received before stay valid until the
+  /// channel is destroyed. Call it as often as you like.
   /// Cancellation: closes at once, and completes normally.
   awaitable<void> close();
 

@@ -73,6 +73,7 @@ class frame_decoder {
 
   /// `count` bytes were written to the front of prepare()'s room.
   void commit(std::size_t count) noexcept {
+    if (discarding_) return;
     assert(count <= buffer_.size() - end_);
     end_ += count;
   }
@@ -93,10 +94,11 @@ class frame_decoder {
     begin_ += count;
   }
 
-  /// Takes everything that is unread, whatever it is.
+  /// Takes everything that is unread and everything that is still to come, whatever it is. Views handed out before stay
+  /// valid until this decoder is destroyed.
   void discard() noexcept {
     begin_ = end_;
-    wanted_ = frame_header_bytes;
+    discarding_ = true;
   }
 
   [[nodiscard]] std::size_t max_payload_bytes() const noexcept { return max_payload_; }
@@ -104,6 +106,7 @@ class frame_decoder {
  private:
   // After so many preparations in a row that needed no more than buffer_bytes_, a larger buffer is given back.
   static constexpr unsigned patience = 256;
+  static constexpr std::size_t most_discarded_at_once = std::size_t{16} << 10;
 
   void reallocate(std::size_t capacity);
   verdict examine() noexcept;
@@ -115,6 +118,8 @@ class frame_decoder {
   std::size_t end_ = 0;
   std::size_t wanted_ = frame_header_bytes;  // bytes of the frame at begin_, as far as known
   unsigned calm_ = 0;
+  bool discarding_ = false;
+  byte_buffer discarded_;
   errc reason_{};
 };
 
@@ -202,6 +207,10 @@ inline decoded_frame decode_frame(bytes_view input, std::size_t max_payload_byte
 }
 
 inline mutable_bytes frame_decoder::prepare() {
+  if (discarding_) {
+    discarded_.resize(std::min(buffer_bytes_, most_discarded_at_once));
+    return {discarded_.data(), discarded_.size()};
+  }
   if (begin_ == end_) begin_ = end_ = 0;
   if (wanted_ > buffer_bytes_) {
     calm_ = 0;

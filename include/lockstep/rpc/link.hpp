@@ -88,7 +88,8 @@ class basic_link {
   /// Ends a wait for the next attempt now.
   void retry_now() { pause_.cancel(); }
 
-  /// Leaves the present connection, if it leads elsewhere, and connects to `where` from now on, without a wait.
+  /// Leaves the present connection, if it leads elsewhere, and connects to `where` from now on, without a wait;
+  /// failures are counted anew.
   void redirect(address where);
 
   /// Closes the connection politely (the session's receive ends with errc::closed), cancels the session if it has not
@@ -169,14 +170,14 @@ awaitable<void> basic_link<Env>::run() {
 template <class Env>
 awaitable<void> basic_link<Env>::keep_connected() {
   while (report_.state != link_state::closed) {
-    redirected_ = false;
+    if (std::exchange(redirected_, false)) {
+      backoff_.reset();
+      report_.failures = 0;
+    }
     change(link_state::connecting);
     co_await connect_once();
     if (report_.state == link_state::closed) co_return;
-    if (redirected_) {
-      backoff_.reset();
-      continue;
-    }
+    if (redirected_) continue;
     duration wait = backoff_.next(env_.random());
     if (mutated(mutant::no_backoff)) wait = duration(0);
     report_.next_attempt = env_.now() + wait;

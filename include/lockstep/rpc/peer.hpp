@@ -215,7 +215,9 @@ awaitable<rpc_status> basic_rpc_peer<Env, Stream>::send_request(state& self, std
     co_return sent ? rpc_status() : rpc_status(errc::timed_out);
   } catch (const std::system_error& error) {
     if (is_cancelled(error.code()) && !self.ended()) throw;
-    if (error.code() == errc::frame_too_large) co_return rpc_status(error.code());
+    // The same code ends a channel to which a header with such a length came.
+    const bool too_large = prefix.size() + message.arguments.size() > self.channel.options().max_frame_bytes;
+    if (too_large && error.code() == errc::frame_too_large) co_return rpc_status(error.code());
   }
   co_return rpc_status(errc::closed, begun);
 }

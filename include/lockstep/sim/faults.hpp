@@ -27,12 +27,13 @@ enum class fault_family : std::uint8_t {
   sync_failure,  ///< a datasync fails once, and its pages count as clean
   disk_full,     ///< no space for a while
   slow_disk,     ///< syncs take long, or stand still for a while
+  corruption,    ///< a path alters bytes, and TCP's checksum does not notice; only for scenarios that ask for it
 };
-inline constexpr std::size_t fault_families = 11;
+inline constexpr std::size_t fault_families = 12;
 
 inline constexpr std::array<std::string_view, fault_families> fault_family_names = {
-    "crash",      "power_loss", "pause",        "partition", "reset",    "slow_network",
-    "partial_io", "clock",      "sync_failure", "disk_full", "slow_disk"};
+    "crash",      "power_loss", "pause",        "partition", "reset",     "slow_network",
+    "partial_io", "clock",      "sync_failure", "disk_full", "slow_disk", "corruption"};
 
 constexpr std::string_view to_string(fault_family family) {
   return fault_family_names[static_cast<std::size_t>(family)];
@@ -75,7 +76,8 @@ struct fault_plan_options {
 
   duration begin{0};  ///< world time of the first that may come
   duration lasts = std::chrono::seconds(30);
-  fault_set families = fault_set::all();       ///< those that the scenario's promise covers
+  /// Those that the scenario's promise covers.
+  fault_set families = fault_set::all().without(fault_family::corruption);
   fault_set without;                           ///< those switched off for this run
   double often = 1.0;                          ///< more is more
   duration longest = std::chrono::seconds(5);  ///< of one fault

@@ -5,6 +5,10 @@
 // connection is reset is lost. A process that dies closes its connections; a machine that loses power says nothing, so
 // that the other end stays half-open until it sends something to the machine when it is up again. A one-way partition
 // keeps back the answers too: a sender that gets none times out, and room that it is not told of it does not use.
+//
+// A connection is opened by three messages, and its server accepts it when the third has come. A reset comes behind
+// what was sent before it, of which packets may be missing, since nobody sends them again (RFC 9293, section 3.5.2, and
+// for resets behind a gap RFC 5961, section 3.2).
 #pragma once
 
 #include "lockstep/core/wait_list.hpp"
@@ -34,6 +38,7 @@ struct network_options {
   std::size_t backlog = 128;                    ///< connections that wait to be accepted; more are dropped
   duration give_up = std::chrono::seconds(30);  ///< how long bytes are sent again before the sender sees timed_out
   duration resend = std::chrono::seconds(1);    ///< between attempts to connect, and at most after a partition
+  double lost_by_resets = 0.25;                 ///< how often a reset comes, and what flew before it is missing
 };
 
 /// What the network knows of a machine.
@@ -82,8 +87,8 @@ struct pending_io {
 
 class connection;
 
-/// Who listens. Lies in the acceptor.
-struct listener {
+/// Who listens. Shared by the acceptor and by whoever is in its accept().
+struct listener : std::enable_shared_from_this<listener> {
   process* owner;
   machine* at;
   address where;
@@ -100,7 +105,7 @@ struct listener {
 /// See the top of this file.
 class network {
  public:
-  explicit network(world& in) : in_(in), random_(in.random("network")) {}
+  explicit network(world& in) : in_(in), random_(in.random("network")), damage_(in.random("corruption")) {}
   network(const network&) = delete;
 
   network_options options;
@@ -127,6 +132,11 @@ class network {
     path(from, to).bytes_per_second = bytes_per_second;
   }
 
+  /// How often one byte of what arrives together is altered, in a way that TCP's checksum does not notice: a broken
+  /// network card or proxy.
+  void corrupt(const machine& from, const machine& to, double how_often) { path(from, to).corrupted = how_often; }
+  [[nodiscard]] std::uint64_t bytes_corrupted() const noexcept { return bytes_corrupted_; }
+
   /// Resets all connections between two machines; what is in flight is lost. @return how many there were.
   std::size_t reset(const machine& a, const machine& b);
 
@@ -139,6 +149,7 @@ class network {
     int blocked = 0;
     duration extra{0};
     std::uint64_t bytes_per_second = 0;
+    double corrupted = 0.0;
   };
   [[nodiscard]] path_state& path(const machine& from, const machine& to) { return paths_[from.index][to.index]; }
   [[nodiscard]] const path_state& path(const machine& from, const machine& to) const {
@@ -166,6 +177,22 @@ class network {
     return static_cast<std::size_t>(1 + random_.below(bound));
   }
 
+  /// What becomes of one of `count` bytes that arrive together.
+  struct damage {
+    std::uint64_t offset = 0;
+    std::byte flipped{0};  ///< none: no byte is altered
+  };
+  [[nodiscard]] damage drawn_damage(const machine& from, const machine& to, std::uint64_t count) {
+    damage drawn;
+    const double how_often = path(from, to).corrupted;
+    if (how_often <= 0 || !damage_.chance(how_often)) return drawn;
+    ++bytes_corrupted_;
+    // Half of the time where a program trusts most, in the first words, which often say how much follows.
+    drawn.offset = damage_.below(damage_.chance(0.5) ? std::min<std::uint64_t>(count, 8) : count);
+    drawn.flipped = std::byte{1} << damage_.below(8);
+    return drawn;
+  }
+
   [[nodiscard]] machine* resolve(const machine& from, const std::string& host);
   [[nodiscard]] detail::listener* listening(const machine& at, const address& where);
   void listen(detail::listener& added, std::error_code& ec);
@@ -185,6 +212,8 @@ class network {
  private:
   world& in_;
   random_stream random_;
+  random_stream damage_;
+  std::uint64_t bytes_corrupted_ = 0;
   std::vector<machine*> machines_;
   std::vector<std::vector<path_state>> paths_;
   std::vector<detail::listener*> listeners_;
@@ -207,7 +236,10 @@ class connection : public std::enable_shared_from_this<connection> {
     pending_io writing;
   };
 
-  connection(network& net, machine& client, process& owner, machine& server, address server_at) : net_(net) {
+  /// As a server's machine knows it that has answered a client's first message.
+  connection(network& net, machine& client, process& owner, machine& server, address server_at,
+             const std::shared_ptr<listener>& asked)
+      : net_(net), listener_(asked), begun_(net.in().elapsed()) {
     ends_[0].at = &client;
     ends_[0].owner = &owner;
     ends_[0].local = address(client.ip(), net.free_port(client));
@@ -217,7 +249,18 @@ class connection : public std::enable_shared_from_this<connection> {
   connection(const connection&) = delete;
 
   [[nodiscard]] const end& at(unsigned side) const noexcept { return ends_[side]; }
+  /// The server's answer has reached the client, for whom the connection is open now. Its server learns that by the
+  /// third message, or by what the client sends next.
+  void answered() {
+    opening_ = opening::answered;
+    acknowledge(net_.arrival(*ends_[0].at, *ends_[1].at));
+  }
   void accepted_by(process& owner) { ends_[1].owner = &owner; }
+  /// Nobody will accept it.
+  void refuse() {
+    if (ends_[1].at->powered) send_reset(1);
+    forget();
+  }
   [[nodiscard]] bool between(const machine& a, const machine& b) const noexcept {
     return (ends_[0].at == &a && ends_[1].at == &b) || (ends_[0].at == &b && ends_[1].at == &a);
   }
@@ -252,10 +295,10 @@ class connection : public std::enable_shared_from_this<connection> {
       answer(1 - side);
       return taken;
     }
-    if (ends_[side].broken) {
-      ec = ends_[side].broken;
-    } else if (in.end_delivered) {
+    if (in.end_delivered) {
       ec = asio::error::eof;
+    } else if (ends_[side].broken) {
+      ec = ends_[side].broken;
     } else {
       ec = asio::error::would_block;
     }
@@ -279,10 +322,11 @@ class connection : public std::enable_shared_from_this<connection> {
     complete(closing.writing, asio::error::operation_aborted);
     closing.owner = nullptr;
     land_elsewhere(1 - side);
-    if (silent || closing.broken) {
+    if (opening_ == opening::asked) {
+      ends_[1].open = false;  // the client's machine answers the server's answer by a reset
+    } else if (silent || closing.broken) {
       forget_unsent(side);
     } else if (unread) {
-      forget_unsent(side);
       send_reset(side);
     } else {
       ways_[side].ended = true;
@@ -369,6 +413,7 @@ class connection : public std::enable_shared_from_this<connection> {
     std::uint64_t waits = 0;    // held or awaits_answer, counted
 
     [[nodiscard]] std::size_t size() const noexcept { return static_cast<std::size_t>(written - read); }
+    void alter(std::uint64_t at, std::byte flipped) { ring[at & (ring.size() - 1)] ^= flipped; }
     void put(bytes_view from) {
       if (size() + from.size() > ring.size()) grow(size() + from.size());
       copy(from, written);
@@ -400,6 +445,47 @@ class connection : public std::enable_shared_from_this<connection> {
       if (!old.empty()) copy(old, begin);
     }
   };
+
+  enum class opening : std::uint8_t {
+    asked,     // the server has answered the client's first message
+    answered,  // the client knows
+    done,      // the server knows
+  };
+
+  // The third message.
+  void acknowledge(std::int64_t arrives) {
+    ways_[0].last_arrival = std::max(ways_[0].last_arrival, arrives);
+    net_.in().schedule(arrives, nullptr, event_kind::delivery, [self = shared_from_this()] { self->acknowledged(); });
+  }
+
+  void acknowledged() {
+    const machine& server = *ends_[1].at;
+    if (server.hears() && !net_.blocked(*ends_[0].at, server) && establish()) return;
+    // The server asks again for a while, unless the client says that it knows of nothing.
+    const duration now = net_.in().elapsed();
+    if (ways_[0].once || now - begun_ >= net_.options.give_up) return forget();
+    acknowledge((now + net_.options.resend).count());
+  }
+
+  // The server's machine forgets what nobody has accepted.
+  void forget() {
+    opening_ = opening::done;
+    ends_[1].open = false;
+    forget_unsent(1);
+    if (!ends_[0].open) net_.ended(this);
+  }
+
+  // The server has heard from a client that knows of the connection. @return false when it has no room for it yet.
+  bool establish() {
+    if (opening_ == opening::done) return true;
+    const std::shared_ptr<listener> to = listener_.lock();
+    if (!to || !to->open || ends_[1].broken) return refuse(), true;
+    if (to->backlog.size() >= net_.options.backlog) return false;
+    opening_ = opening::done;
+    to->backlog.push_back(shared_from_this());
+    to->arrived.notify_one();
+    return true;
+  }
 
   [[nodiscard]] bool check(unsigned side, std::error_code& ec) {
     ec.clear();
@@ -471,9 +557,14 @@ class connection : public std::enable_shared_from_this<connection> {
     if (attempt != out.attempt) return;
     connection::end& to = ends_[1 - side];
     if (!to.at->hears() || net_.blocked(*ends_[side].at, *to.at)) return hold_up(side);
+    if (side == 0 && !establish()) return hold_up(side);
     out.held = false;
     if (!to.open || to.broken) return send_reset(1 - side);
     net_.in().traced(up_to);
+    if (up_to != out.delivered) {
+      const network::damage done = net_.drawn_damage(*ends_[side].at, *to.at, up_to - out.delivered);
+      if (done.flipped != std::byte{0}) out.alter(out.delivered + done.offset, done.flipped);
+    }
     if (net_.in().keep_timeline && up_to != out.delivered) {
       timeline_entry entry;
       entry.at = duration(sent);
@@ -551,14 +642,31 @@ class connection : public std::enable_shared_from_this<connection> {
                        [self = shared_from_this(), side] { self->wake_writer(side); });
   }
 
-  // What `side` sends instead of an answer.
+  // What `side` sends instead of an answer, or of what it had still to send.
   void send_reset(unsigned side) {
+    forget_unsent(side);
     end& told = ends_[1 - side];
-    if (!told.open || told.broken || net_.blocked(*ends_[side].at, *told.at)) return;
-    net_.in().schedule(net_.arrival(*ends_[side].at, *told.at), told.owner, event_kind::delivery,
-                       [self = shared_from_this(), side] {
-                         if (self->ends_[1 - side].open) self->break_end(1 - side, asio::error::connection_reset);
-                       });
+    if (!told.open || told.broken) return;
+    if (net_.blocked(*ends_[side].at, *told.at)) return lose_reset(side);
+    way& out = ways_[side];
+    out.last_arrival = std::max(out.last_arrival + 1, net_.arrival(*ends_[side].at, *told.at));
+    if (out.flying != out.delivered && net_.random().chance(net_.options.lost_by_resets)) forget_flying(side);
+    net_.in().schedule(out.last_arrival, told.owner, event_kind::delivery,
+                       [self = shared_from_this(), side] { self->reset_by(side); });
+  }
+
+  void reset_by(unsigned side) {
+    end& told = ends_[1 - side];
+    if (!told.open) return;
+    if (!told.at->hears() || net_.blocked(*ends_[side].at, *told.at)) return lose_reset(side);
+    const bool ended_before = ways_[side].end_delivered;
+    break_end(1 - side, ended_before ? asio::error::broken_pipe : asio::error::connection_reset);
+  }
+
+  // Bytes that it was to answer are sent again.
+  void lose_reset(unsigned side) {
+    const way& other = ways_[1 - side];
+    if (other.flying != other.delivered || other.end_flying != other.end_delivered) hold_up(1 - side);
   }
 
   void break_end(unsigned side, std::error_code why) {
@@ -568,7 +676,10 @@ class connection : public std::enable_shared_from_this<connection> {
     broken.broken = why;
     // Some systems drop what was received and not read.
     way& in = ways_[1 - side];
-    if (net_.random().chance(0.5)) in.read = in.delivered;
+    if (in.read != in.delivered && net_.random().chance(0.5)) {
+      in.read = in.delivered;
+      in.end_delivered = false;
+    }
     forget_unsent(side);
     wake_reader(side);
     wake_writer(side);
@@ -595,6 +706,9 @@ class connection : public std::enable_shared_from_this<connection> {
   }
 
   network& net_;
+  const std::weak_ptr<listener> listener_;
+  const duration begun_;
+  opening opening_ = opening::asked;
   end ends_[2];
   way ways_[2];
   std::uint64_t serials_ = 0;
@@ -798,7 +912,7 @@ class acceptor {
   void close() {
     if (!listener_ || !std::exchange(listener_->open, false)) return;
     on_->unlisten(*listener_);
-    for (const auto& each : std::exchange(listener_->backlog, {})) each->close(1);
+    for (const auto& each : std::exchange(listener_->backlog, {})) each->refuse();
     if (!listener_->owner->dead()) listener_->arrived.notify_all(asio::error::operation_aborted);
   }
 

@@ -272,6 +272,7 @@ class simulation {
         }
         target.disk_time.extra = std::chrono::milliseconds(1 + fault.detail / 2 % 200);
         return mend_later(fault, [&target] { target.disk_time.extra = duration(0); });
+      case fault_family::corruption: return corrupt_path(fault);
     }
   }
 
@@ -322,6 +323,17 @@ class simulation {
       net.delay(from, to, duration(0));
       net.limit_bandwidth(from, to, 0);
     });
+  }
+
+  void corrupt_path(const fault_event& fault) {
+    const auto& all = world_.nodes();
+    if (all.size() < 2) return;
+    node& from = *all[fault.target];
+    node& to = *all[(fault.target + 1 + fault.detail % (all.size() - 1)) % all.size()];
+    tell(fault, from, "path to " + to.name + " alters bytes");
+    network& net = world_.net();
+    net.corrupt(from, to, 1.0 / static_cast<double>(1 + fault.detail / 16 % 64));
+    mend_later(fault, [&net, &from, &to] { net.corrupt(from, to, 0); });
   }
 
   const run_options options_;

@@ -176,46 +176,42 @@ struct env::connecting : std::enable_shared_from_this<env::connecting> {
                       [self = shared_from_this()] { self->arrive(); });
   }
 
-  // The request reaches the server, or is lost and sent again. The server may accept the connection before its client
-  // knows of it.
+  // The request reaches the server, or is lost and sent again.
   void arrive() {
     if (over) return;
-    const bool lost = !to->hears() || net.blocked(from, *to) || net.blocked(*to, from);
+    const bool lost = !to->hears() || net.blocked(from, *to);
     detail::listener* const server = lost ? nullptr : net.listening(*to, where);
-    if (lost || (server && server->backlog.size() >= net.options.backlog)) {
-      net.in().schedule((net.in().elapsed() + net.options.resend).count(), nullptr, detail::event_kind::delivery,
-                        [self = shared_from_this()] { self->arrive(); });
-      return;
-    }
+    if (lost || (server && server->backlog.size() >= net.options.backlog)) return ask_again();
     std::shared_ptr<detail::connection> connection;
     if (server) {
       address server_at = where;
       if (!where.is_unix()) server_at.host = to->ip();
-      connection = std::make_shared<detail::connection>(net, from, life, *to, std::move(server_at));
+      connection =
+          std::make_shared<detail::connection>(net, from, life, *to, std::move(server_at), server->shared_from_this());
       net.opened(connection);
-      server->backlog.push_back(connection);
-      server->arrived.notify_one();
     }
-    answer(std::move(connection), net.arrival(*to, from));
-  }
-
-  void answer(std::shared_ptr<detail::connection> connection, std::int64_t at) {
-    net.in().schedule(at, &life, detail::event_kind::delivery,
+    net.in().schedule(net.arrival(*to, from), &life, detail::event_kind::delivery,
                       [self = shared_from_this(), connection = std::move(connection)]() mutable {
                         self->answered(std::move(connection));
                       });
   }
 
+  void ask_again() {
+    net.in().schedule((net.in().elapsed() + net.options.resend).count(), nullptr, detail::event_kind::delivery,
+                      [self = shared_from_this()] { self->arrive(); });
+  }
+
   // The server's answer reaches the client: a connection, or a refusal.
   void answered(std::shared_ptr<detail::connection> connection) {
-    if (over) {
+    const bool lost = net.blocked(*to, from);
+    if (over || lost) {
       if (connection) connection->close(0);
-    } else if (net.blocked(*to, from)) {
-      answer(std::move(connection), (net.in().elapsed() + net.options.resend).count());
-    } else {
-      made = std::move(connection);
-      end(made ? std::error_code() : asio::error::connection_refused);
+      if (lost) ask_again();
+      return;
     }
+    if (connection) connection->answered();
+    made = std::move(connection);
+    end(made ? std::error_code() : asio::error::connection_refused);
   }
 };
 
