@@ -77,6 +77,7 @@ class program {
       if (testing::Test::HasFatalFailure()) break;
       try {
         if (!life_ || !life_->log) open();
+        if (testing::Test::HasFatalFailure()) break;
         each(*this);
       } catch (const std::system_error&) {
         if (disk_.crashed()) break;

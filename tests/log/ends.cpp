@@ -287,6 +287,24 @@ TEST_P(append_log_ends, compaction_removes_the_oldest_first_and_each_for_good_be
   life.close();
 }
 
+TEST(append_log_compaction, keeps_a_segment_whose_successor_would_not_survive_as_the_first) {
+  faulty_disk disk;
+  const log_options never = small_options(sync_policy::never);
+  log_life life(disk, never);
+  life.opened().write_up_to(11);
+  // The full segment is synced in the background; the header of the next one is not.
+  ASSERT_TRUE(run_until(life.io, [&] { return life.log->synced().index == 10; }));
+  life.compact(11);
+  faulty_disk after = disk.power_loss(power_cut{});
+  EXPECT_EQ(recovered(after, never), numbered(1, 10));
+  // A record behind it shows that it is.
+  life.sync();
+  EXPECT_EQ(life.compact(11), 11u);
+  after = disk.power_loss(power_cut{});
+  EXPECT_EQ(recovered(after, never), numbered(11, 11));
+  life.close();
+}
+
 TEST_P(append_log_ends, compaction_keeps_files_for_reuse_but_not_more_than_asked_for) {
   for (const std::size_t most : std::initializer_list<std::size_t>{std::size_t{0}, std::size_t{1}, std::size_t{3}}) {
     faulty_disk fresh;

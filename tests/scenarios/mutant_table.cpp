@@ -23,7 +23,7 @@ constexpr unsigned longest_run_s = 60;  // real seconds; a run that takes longer
 // The scenarios that a block's mistakes should show in, the nearest first.
 std::vector<sim::scenario> scenarios_for(std::string_view block) {
   std::vector<std::string> order;
-  if (block == "log") order = {"log", "catchup", "cityhall"};
+  if (block == "log") order = {"log", "log_damage", "catchup", "cityhall"};
   if (block == "frame") order = {"frames", "rpc", "catchup", "cityhall"};
   if (block == "rpc") order = {"rpc", "frames", "catchup", "cityhall"};
   if (block == "catchup") order = {"catchup", "cityhall"};

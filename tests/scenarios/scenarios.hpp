@@ -11,13 +11,14 @@ namespace lockstep::scenarios {
 using namespace std::chrono_literals;
 
 sim::scenario appending_log();    // log.cpp
+sim::scenario damaged_log();      // log.cpp
 sim::scenario framed_messages();  // frames.cpp
 sim::scenario remote_calls();     // rpc.cpp
 sim::scenario city_hall();        // cityhall.cpp
 sim::scenario canary();           // canary.cpp: has a bug on purpose
 
 inline std::vector<sim::scenario> all() {
-  return {appending_log(), framed_messages(), remote_calls(), city_hall(), canary()};
+  return {appending_log(), damaged_log(), framed_messages(), remote_calls(), city_hall(), canary()};
 }
 
 /// Waits on the node's own clock.

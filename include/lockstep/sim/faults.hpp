@@ -27,13 +27,20 @@ enum class fault_family : std::uint8_t {
   sync_failure,  ///< a datasync fails once, and its pages count as clean
   disk_full,     ///< no space for a while
   slow_disk,     ///< syncs take long, or stand still for a while
+  bit_rot,       ///< what lies on a disk goes bad: a bit flips, a file loses its end, a sector cannot be read once
+  misdirected,   ///< a write lands elsewhere, or nowhere
   corruption,    ///< a path alters bytes, and TCP's checksum does not notice; only for scenarios that ask for it
 };
-inline constexpr std::size_t fault_families = 12;
+inline constexpr std::size_t fault_families = 14;
 
 inline constexpr std::array<std::string_view, fault_families> fault_family_names = {
-    "crash",      "power_loss", "pause",        "partition", "reset",     "slow_network",
-    "partial_io", "clock",      "sync_failure", "disk_full", "slow_disk", "corruption"};
+    "crash", "power_loss",   "pause",     "partition", "reset",   "slow_network", "partial_io",
+    "clock", "sync_failure", "disk_full", "slow_disk", "bit_rot", "misdirected",  "corruption"};
+
+/// Whether the family destroys what a disk keeps. No promise of one copy covers that: see simulation::allow_damage().
+constexpr bool damages(fault_family family) noexcept {
+  return family == fault_family::bit_rot || family == fault_family::misdirected;
+}
 
 constexpr std::string_view to_string(fault_family family) {
   return fault_family_names[static_cast<std::size_t>(family)];
@@ -81,6 +88,7 @@ struct fault_plan_options {
   fault_set without;                           ///< those switched off for this run
   double often = 1.0;                          ///< more is more
   duration longest = std::chrono::seconds(5);  ///< of one fault
+  std::vector<std::uint32_t> damaged;          ///< the nodes whose disks families that damages() may hit
 };
 
 /// Draws a plan: which families are on, how often, when, on whom. In the order of time.
@@ -108,6 +116,10 @@ inline std::vector<fault_event> draw_fault_plan(const world& in, std::size_t nod
       event.lasts = duration(static_cast<std::int64_t>(random.below(most >> random.below(8)) + 1));
       event.target = static_cast<std::uint32_t>(random.below(nodes));
       event.detail = random();
+      if (damages(family)) {
+        if (options.damaged.empty()) continue;
+        event.target = options.damaged[event.target % options.damaged.size()];
+      }
       if (on && options.families.has(family) && !options.without.has(family)) plan.push_back(event);
     }
   }

@@ -66,10 +66,25 @@ class simulation {
   /// Told when a node's program has ended by itself, before it is started again; throws what is wrong with that.
   /// By default: whatever it threw but a system_error, since connections break and disks fail.
   std::function<void(node& ended)> on_end = &forgive_system_errors;
+  /// Told when a fault begins, before it changes anything. From a fault that damages() on, the node's disk need not
+  /// hold what was written to it: a checker excuses what that copy has lost, and never what it makes up.
+  std::function<void(const fault_event& fault, node& target)> on_fault;
+
+  /// Lets bit_rot and misdirected damage the disks of at most `most` of these nodes in the whole run, as many copies
+  /// as the tested promise tolerates; the seed says of which. Without it no disk is damaged. Once, before chaos().
+  void allow_damage(std::vector<const node*> nodes, std::size_t most) {
+    random_stream random = world_.random("damaged disks");
+    while (damaged_.size() < most && !nodes.empty()) {
+      const auto chosen = nodes.begin() + static_cast<std::ptrdiff_t>(random.below(nodes.size()));
+      damaged_.push_back((*chosen)->index);
+      nodes.erase(chosen);
+    }
+  }
 
   /// Runs for as long as `options` say, with this seed's faults.
   void chaos(fault_plan_options options = {}) {
     options.begin += world_.elapsed();
+    options.damaged = damaged_;
     plan_ = draw_fault_plan(world_, world_.nodes().size(), options);
     for (const fault_event& each : plan_) {
       // What is left out takes its place in the queue all the same, so that the order of the other events stays.
@@ -190,7 +205,13 @@ class simulation {
         no_fault, [&net, with_others] { with_others([&net](node& from, node& to) { net.unblock(from, to); }); });
   }
 
-  void tell(const fault_event& fault, const node& on, std::string text) {
+  // A fault begins.
+  void tell(const fault_event& fault, node& on, std::string text) {
+    note(fault, on, std::move(text));
+    if (on_fault) on_fault(fault, on);
+  }
+
+  void note(const fault_event& fault, const node& on, std::string text) {
     if (!world_.keep_timeline) return;
     timeline_entry entry;
     entry.node = on.name;
@@ -202,7 +223,7 @@ class simulation {
   // `mend` is done when the fault has lasted, or by calm().
   void mend_later(const fault_event& fault, std::function<void()> mend) {
     to_mend_.emplace_back(fault.number, [this, fault, mends = std::move(mend)] {
-      tell(fault, *world_.nodes()[fault.target], "mended: " + std::string(to_string(fault.family)));
+      note(fault, *world_.nodes()[fault.target], "mended: " + std::string(to_string(fault.family)));
       mends();
     });
     world_.at(world_.elapsed() + fault.lasts, [this, number = fault.number] {
@@ -272,8 +293,63 @@ class simulation {
         }
         target.disk_time.extra = std::chrono::milliseconds(1 + fault.detail / 2 % 200);
         return mend_later(fault, [&target] { target.disk_time.extra = duration(0); });
+      case fault_family::bit_rot: return rot(fault, target);
+      case fault_family::misdirected: return misdirect(fault, target);
       case fault_family::corruption: return corrupt_path(fault);
     }
+  }
+
+  void rot(const fault_event& fault, node& target) {
+    random_stream random(fault.detail);
+    disk& on = target.storage;
+    const std::string path = any_file(on, random);
+    if (path.empty()) return;
+    const std::vector<std::byte> bytes = *on.bytes(path);
+    const std::uint64_t at = random.below(bytes.size());
+    const std::uint64_t shape = random.below(4);
+    // As after a repair of the file system. A program that has the file mapped would die of it.
+    if (shape < 2 && !target.running()) {
+      tell(fault, target, path + " loses its end from byte " + std::to_string(at) + " on");
+      return on.replace(path, bytes_view(bytes).first(static_cast<std::size_t>(at)));
+    }
+    if (shape < 3) {
+      tell(fault, target, "a bit of " + path + " flips");
+      (void)on.rot(path, random);
+      return;
+    }
+    tell(fault, target, "the next to read byte " + std::to_string(at) + " of " + path + " fails");
+    sim::fault bad_sector;
+    bad_sector.kinds = {op_kind::pread, op_kind::map};
+    bad_sector.path_contains = path;
+    bad_sector.touching = at;
+    on.inject(bad_sector);
+  }
+
+  void misdirect(const fault_event& fault, node& target) {
+    random_stream random(fault.detail);
+    elsewhere lands;
+    lands.path = any_file(target.storage, random);
+    if (lands.path.empty()) return;
+    lands.page = random.below(target.storage.bytes(lands.path)->size() / page_size + 1);
+    const std::uint64_t shape = random.below(3);
+    if (shape == 0) lands.path = "/nowhere";
+    if (shape == 1) lands.path.clear();
+    const std::string where = lands.path.empty() ? "its file" : lands.path;
+    tell(fault, target,
+         shape == 0 ? "a write soon is lost"
+                    : "a write soon lands in page " + std::to_string(lands.page) + " of " + where);
+    sim::fault astray;
+    astray.nth = random.below(8);
+    astray.kinds = {op_kind::pwrite};
+    astray.misdirect = std::move(lands);
+    target.storage.inject(astray);
+  }
+
+  // One that is not empty; none: empty.
+  static std::string any_file(const disk& on, random_stream& random) {
+    std::vector<std::string> files = on.files();
+    std::erase_if(files, [&on](const std::string& path) { return on.bytes(path)->empty(); });
+    return files.empty() ? std::string() : files[static_cast<std::size_t>(random.below(files.size()))];
   }
 
   void partition(const fault_event& fault) {
@@ -341,6 +417,7 @@ class simulation {
   world world_;
   random_stream restarts_;
   std::vector<fault_event> plan_;
+  std::vector<std::uint32_t> damaged_;  // the nodes whose disks may be
   static constexpr std::uint32_t no_fault = std::numeric_limits<std::uint32_t>::max();
   std::vector<std::pair<std::uint32_t, std::function<void()>>> to_mend_;  // by the numbers of faults
   std::vector<const node*> left_behind_;

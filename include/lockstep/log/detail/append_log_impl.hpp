@@ -739,8 +739,10 @@ template <environment Env>
 awaitable<void> basic_append_log<Env>::compact_prefix_owned(index_t first_kept) {
   const turn held = co_await take_turn();
   const std::size_t first_needed = mutated(mutant::compact_needed_segment) ? 0 : 1;
+  // sync_policy::never: the header that the log is to begin with becomes durable with the first record behind it.
+  const index_t unsynced_header = syncs() ? 0 : 1;
   while (segments_.size() > 1 && segments_[first_needed].header.base.index < first_kept &&
-         segments_[1].header.base.index <= synced_.index) {
+         segments_[1].header.base.index + unsynced_header <= synced_.index) {
     segment& oldest = segments_.front();
     const std::string name = log_files::segment_name(oldest.header.first_index());
     std::error_code ec;

@@ -59,7 +59,8 @@ class log_history {
     return std::nullopt;
   }
 
-  /// A legitimate cut of the records behind `keep` was asked for: from now on they may be there or not.
+  /// From now on the records behind `keep` may be there or not: a cut of them was asked for, or they were lost within
+  /// what was promised (a power loss that no sync came before).
   void truncating(index_t keep) {
     if (keep < acknowledged_) acknowledged_ = keep;
   }
