@@ -13,11 +13,12 @@ using namespace std::chrono_literals;
 sim::scenario appending_log();    // log.cpp
 sim::scenario framed_messages();  // frames.cpp
 sim::scenario remote_calls();     // frames.cpp
+sim::scenario catch_up();         // catchup.cpp
 sim::scenario city_hall();        // cityhall.cpp
 sim::scenario canary();           // canary.cpp: has a bug on purpose
 
 inline std::vector<sim::scenario> all() {
-  return {appending_log(), framed_messages(), remote_calls(), city_hall(), canary()};
+  return {appending_log(), framed_messages(), remote_calls(), catch_up(), city_hall(), canary()};
 }
 
 /// Waits on the node's own clock.
