@@ -485,6 +485,7 @@ void plan_restore(sim::world& world, truth& in) {
   world.at(restored, [&in, backup, life = random.below(3)] {
     in.source_node->crash();
     in.source_node->storage = std::move(*backup);
+    in.source_node->storage.set_capacity(std::numeric_limits<std::uint64_t>::max());  // it may have been full then
     if (life != 0) in.least_epoch = in.highest_epoch() + life - 1;
     in.source_node->start();
   });
