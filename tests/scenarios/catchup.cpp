@@ -313,16 +313,16 @@ class following final : public follower_events {
   void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) override {
     see_source("diverged");
     must(last_lost == log_.last().index && !source_->holds(log_.last()), "gives up what the source holds");
-    if (common.index != 0) {
-      must(log_.position_at(common.index) == common && source_->holds(common) && first_lost == common.index + 1 &&
-               !source_->holds(*log_.position_at(first_lost)),
-           "was told that its history and the source's part behind " + text(common));
+    const bool repairs = is_.options.on_divergence == repair::save_and_truncate;
+    if (repairs && first_lost <= last_lost) see_saved(first_lost, saved_to);
+    position lost;  // the first; not asked of the log, which may have compacted it by now
+    for (std::uint64_t at = log_.last().chain; at != common.chain && at != 0; at = in_.records.at(at).previous) {
+      lost = in_.records.at(at).at;
+      if (repairs) is_.given_up.insert(at);
     }
-    if (is_.options.on_divergence == repair::stop) return;
-    if (first_lost <= last_lost) see_saved(first_lost, saved_to);
-    for (std::uint64_t chain = log_.last().chain; chain != common.chain; chain = in_.records.at(chain).previous) {
-      is_.given_up.insert(chain);
-    }
+    must(common.index == 0 || (source_->holds(common) && first_lost == common.index + 1 && lost.index == first_lost &&
+                               !source_->holds(lost)),
+         "was told that its history and the source's part behind " + text(common));
   }
 
   awaitable<void> snapshot_begin(position upto, std::uint64_t size) override {
