@@ -511,6 +511,7 @@ void draw(truth& in, sim::simulation& of) {
     replica& is = in.replicas.emplace_back(on, id);
     is.stranger = random.chance(0.05);
     is.log = drawn_log_options(of.random("log options of " + on.name));
+    is.log.sync_where = sync_on::disk_thread;  // a caller's syncs do not wait for a slow disk, and let others wait
     if (random.chance(0.5)) is.options.mode = catchup::mode::pull;
     is.options.poll_interval = std::chrono::milliseconds(4 << random.below(7));
     const std::uint64_t polls = random.below(2);
