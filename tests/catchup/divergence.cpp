@@ -260,7 +260,7 @@ TEST_F(catchup_divergence, of_two_followers_is_each_ones_own) {
   expect_equal(source, other);
 }
 
-// --- Changes of the source while the search goes on -----------------------------------------------------------------
+// --- Changes while the search goes on --------------------------------------------------------------------------------
 
 TEST_F(catchup_divergence,
        that_compaction_passes_by_during_the_search_ends_in_a_snapshot_or_a_repair_never_in_an_error) {
@@ -304,6 +304,47 @@ TEST_F(catchup_divergence,
   }
   EXPECT_GT(snapshots, 10u);
   EXPECT_GT(repairs, 0u);
+}
+
+TEST_F(catchup_divergence, of_a_follower_that_compacts_during_the_search_is_searched_in_what_it_keeps_then) {
+  bool interfered = true;
+  unsigned cut = 0;
+  unsigned begun_anew = 0;
+  for (unsigned step = 0; interfered; ++step) {
+    SCOPED_TRACE("compacted after " + std::to_string(step) + " handlers");
+    faulty_disk here;
+    faulty_disk there;
+    leader source(in, here, cold_log());
+    replica follower(in, there, repairing(), cold_log());
+    const std::string filler(300, 'f');
+    for (index_t i = 1; i <= 200; ++i) {
+      source.at.append_one(i <= 60 ? 1 : 3, filler);
+      follower.at.append_one(i <= 60 ? 1 : 2, filler);
+    }
+    source.at.append(1, 3);
+    follower.at.append(1, 2);
+    unsigned handlers = 0;
+    {
+      connection link(in, source, follower);
+      ASSERT_TRUE(in.run_until([&] { return handlers++ == step || !follower.told.divergences.empty(); }));
+      interfered = follower.told.divergences.empty();
+      if (interfered) in.run(follower.log().compact_prefix(180));
+      ASSERT_TRUE(in.run_until([&] { return follower.has_all_of(source) || link.over(); }));
+      // While the records are saved, compaction may pass by what they are cut back to: the follower comes back. And a
+      // segment whose file is just being removed can't be read.
+      if (link.over()) {
+        const std::error_code ec = link.following.error();
+        ASSERT_TRUE(ec == errc::compacted || ec == std::errc::no_such_file_or_directory) << ec.message();
+      }
+    }
+    ASSERT_TRUE(follower.has_all_of(source) || catch_up(in, source, follower));
+    expect_equal(source, follower);
+    (follower.told.divergences.front().common.index == 60 ? cut : begun_anew) += 1;
+    source.at.close();
+    follower.at.close();
+  }
+  EXPECT_GT(cut, 0u);
+  EXPECT_GT(begun_anew, 10u);
 }
 
 TEST_F(catchup_divergence, is_found_again_when_the_source_takes_records_back_during_the_search) {

@@ -40,7 +40,6 @@ void run(sim::simulation& of) {
   const auto owner = std::make_shared<ledger>();
   ledger& book = *owner;
   of.keep(owner);
-  forgive_failed_disks(of);
   for (const char* const name : {"a", "b", "c"}) {
     if (name[0] == 'b')
       of.add(name, [&book](sim::env& on) { return careless(on, book); });

@@ -398,7 +398,6 @@ void run(sim::simulation& of) {
   const std::size_t replicas = 1 + random.below(3), clients = 1 + random.below(3);
   in.stores.resize(1 + replicas);
   in.answers.resize(clients);
-  forgive_failed_disks(of);
   sim::node& leader = of.in().add_node("leader");
   in.leader_disk.emplace(leader.storage);
   in.oracle.emplace(*in.leader_disk, "/data/log");

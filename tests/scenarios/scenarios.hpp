@@ -14,11 +14,12 @@ sim::scenario appending_log();    // log.cpp
 sim::scenario damaged_log();      // log.cpp
 sim::scenario framed_messages();  // frames.cpp
 sim::scenario remote_calls();     // rpc.cpp
+sim::scenario catch_up();         // catchup.cpp
 sim::scenario city_hall();        // cityhall.cpp
 sim::scenario canary();           // canary.cpp: has a bug on purpose
 
 inline std::vector<sim::scenario> all() {
-  return {appending_log(), damaged_log(), framed_messages(), remote_calls(), city_hall(), canary()};
+  return {appending_log(), damaged_log(), framed_messages(), remote_calls(), catch_up(), city_hall(), canary()};
 }
 
 /// Waits on the node's own clock.
@@ -26,18 +27,6 @@ inline awaitable<void> pause(sim::env& on, duration how_long) {
   sim::env::timer timer(on);
   timer.expires_after(how_long);
   if (co_await timer.wait()) throw std::system_error(asio::error::operation_aborted);
-}
-
-/// A program that a failed disk has ended is started again; whatever else it threw is the scenario's failure.
-inline void forgive_failed_disks(sim::simulation& of) {
-  of.on_end = [](sim::node& ended) {
-    if (!ended.failure()) return;
-    try {
-      std::rethrow_exception(ended.failure());
-    } catch (const std::system_error&) {
-      // What the disk said.
-    }
-  };
 }
 
 /// Small segments, so that short runs roll, recycle and compact them.

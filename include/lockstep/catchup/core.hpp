@@ -5,6 +5,8 @@
 //   subscribe(have, base, mode)  -->   decides by the chain at have.index:
 //                                <--   accepted, heartbeat          what follows is in the source's history
 //   probe_reply                 <-->   probe                        ... search for the last common position
+//                                                                   (a follower that has compacted what is asked for
+//                                                                   subscribes anew)
 //                                <--   diverged(common)             the follower repairs and subscribes anew
 //                                <--   snapshot, chunks, end        what follows is not kept; subscribes anew
 //                                <--   diverged({})                 nothing kept is common, and the source has all of

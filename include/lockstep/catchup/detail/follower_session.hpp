@@ -81,7 +81,7 @@ class follower_session {
     if (!mutated(mutant::subscribe_from_staged_records)) co_await of_.log.durable(of_.log.last().index);
     catchup::subscribe_message message;
     message.have = of_.log.last();
-    message.base = of_.log.base().index;
+    message.base = subscribed_base_ = of_.log.base().index;
     message.mode = of_.options.mode;
     message.max_frame_bytes = channel_.options().max_frame_bytes;
     acknowledged_ = message.have.index;
@@ -183,6 +183,10 @@ class follower_session {
           break;
         case catchup::message::probe: {
           const auto message = expect(at_ == stage::subscribed, catchup::probe_message::decode(frame.payload), "probe");
+          if (compacted_since_subscribed(message.index)) {  // begin again with what is kept now
+            co_await subscribe();
+            break;
+          }
           const std::optional<position> own = position_at(message.index);
           if (!own) throw std::system_error(errc::malformed, "probe for an index that this log does not hold");
           catchup::position_message reply;
@@ -296,6 +300,10 @@ class follower_session {
     return index < of_.log.base().index ? std::nullopt : of_.log.position_at(index);
   }
 
+  [[nodiscard]] bool compacted_since_subscribed(index_t index) const {
+    return index >= subscribed_base_ && index < of_.log.base().index;
+  }
+
   void refuse_older_life(epoch_t source_epoch) const {
     if (source_epoch >= of_.log.last().epoch || mutated(mutant::follow_older_life)) return;
     throw std::system_error(errc::stale_epoch, "the source is at epoch " + std::to_string(source_epoch) +
@@ -310,6 +318,7 @@ class follower_session {
       co_await finish(of_.log.reset(common));
       co_return;
     }
+    if (compacted_since_subscribed(common.index)) co_return;  // the next subscription finds what is common now
     if (common.index >= of_.log.last().index || position_at(common.index) != common) {
       throw std::system_error(errc::malformed, "diverged");
     }
@@ -398,9 +407,10 @@ class follower_session {
   const std::shared_ptr<follower_progress> progress_;
 
   stage at_ = stage::subscribed;
-  bool announced_ = false;    // following: the subscription's first heartbeat was heard
-  index_t acknowledged_ = 0;  // what the source was told last
-  wait_list staged_;          // for acknowledge()
+  index_t subscribed_base_ = 0;  // what the source was told last
+  bool announced_ = false;       // following: the subscription's first heartbeat was heard
+  index_t acknowledged_ = 0;     // what the source was told last
+  wait_list staged_;             // for acknowledge()
 
   bool fetching_ = false;       // pull: asked and not answered
   bool found_nothing_ = false;  // by the last answer

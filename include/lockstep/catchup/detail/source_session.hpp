@@ -126,7 +126,9 @@ class source_session {
       const frame_view frame = co_await channel_.receive();
       switch (static_cast<catchup::message>(frame.kind)) {
         case catchup::message::subscribe:
-          subscription_ = expect(at_ == stage::idle, catchup::subscribe_message::decode(frame.payload), "subscribe");
+          // While searching: the follower has compacted what it was asked for.
+          subscription_ = expect(at_ == stage::idle || at_ == stage::searching,
+                                 catchup::subscribe_message::decode(frame.payload), "subscribe");
           co_await answer();
           break;
         case catchup::message::probe_reply: {
