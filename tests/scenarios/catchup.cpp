@@ -213,7 +213,10 @@ class leading final : public snapshot_provider {
 
   awaitable<void> write() {
     for (;;) {
-      while (in_.quiet && !in_.one_more) co_await pause(on_, 5ms);
+      while (in_.quiet && !in_.one_more) {
+        if (log_.failure()) throw std::system_error(log_.failure(), log_.directory());
+        co_await pause(on_, 5ms);
+      }
       in_.one_more = false;
       const std::uint64_t many = random_.chance(0.05) ? 50 : 5;
       const std::uint64_t burst = in_.quiet ? 1 : 1 + random_.below(many);
@@ -511,7 +514,6 @@ void draw(truth& in, sim::simulation& of) {
     replica& is = in.replicas.emplace_back(on, id);
     is.stranger = random.chance(0.05);
     is.log = drawn_log_options(of.random("log options of " + on.name));
-    is.log.sync_where = sync_on::disk_thread;  // a caller's syncs do not wait for a slow disk, and let others wait
     if (random.chance(0.5)) is.options.mode = catchup::mode::pull;
     is.options.poll_interval = std::chrono::milliseconds(4 << random.below(7));
     const std::uint64_t polls = random.below(2);

@@ -18,6 +18,7 @@
 #include <asio/associated_executor.hpp>
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -555,6 +556,7 @@ class connection : public std::enable_shared_from_this<connection> {
   void arrive(unsigned side, std::uint64_t up_to, bool ends, std::uint64_t attempt, std::int64_t sent) {
     way& out = ways_[side];
     if (attempt != out.attempt) return;
+    assert(up_to >= out.delivered);
     connection::end& to = ends_[1 - side];
     if (!to.at->hears() || net_.blocked(*ends_[side].at, *to.at)) return hold_up(side);
     if (side == 0 && !establish()) return hold_up(side);

@@ -15,6 +15,7 @@
 #include "lockstep/sim/detail/run_scope.hpp"
 #include "lockstep/sim/random.hpp"
 
+#include <algorithm>
 #include <cassert>
 #include <chrono>
 #include <functional>
@@ -155,7 +156,7 @@ class world {
   [[nodiscard]] const node* current_node() const noexcept;
   /// Destroys all that was to happen to `owner`, and what that brings about, until nothing is left.
   void drop_events_of(detail::event_owner& owner);
-  /// Lets the events that were held meanwhile happen now.
+  /// Lets the events that were held meanwhile happen now, one after another.
   void release_held(detail::event_owner& owner);
   [[nodiscard]] std::uint32_t next_owner_id() noexcept { return ++owner_ids_; }
 
@@ -170,6 +171,9 @@ class world {
   std::uint32_t tie() noexcept { return schedule_.random_ties ? static_cast<std::uint32_t>(ties_() >> 32) : 0; }
 
   bool happen_next();
+
+  // Which of `owner`'s events happens now that `what` has come, which may be held instead; null: none.
+  detail::event* turn_of(detail::event_owner& owner, detail::event* what);
 
   // Whether something happens not later than `end`.
   bool happens_by(std::int64_t end) {
@@ -206,13 +210,11 @@ class world {
 inline bool world::happen_next() {
   if (!happens_by(std::numeric_limits<std::int64_t>::max())) return false;
   const detail::event_queue::entry next = queue_.pop();
-  detail::event* const what = next.what;
+  detail::event* what = next.what;
   advance(next.when.at);
   detail::event_owner* const owner = what->owner;
-  if (owner && owner->holds_back(what)) {
-    owner->held.push_back(what);
-    return true;
-  }
+  if (owner) what = turn_of(*owner, what);
+  if (!what) return true;
   ++events_;
   if (++at_once_ > schedule_.most_events_at_once) {
     what->finish(false);
@@ -235,19 +237,41 @@ inline void world::run_for(duration by) {
 
 inline void world::drop_events_of(detail::event_owner& owner) {
   for (;;) {
-    std::vector<detail::event*> doomed = std::exchange(owner.held, {});
-    const std::vector<detail::event*> queued = queue_.take_all_of(&owner);
-    doomed.insert(doomed.end(), queued.begin(), queued.end());
+    std::vector<detail::event*> doomed = queue_.take_all_of(&owner);
+    doomed.insert(doomed.end(), owner.held.begin(), owner.held.end());
+    owner.held.clear();
+    owner.releasing = nullptr;
     if (doomed.empty()) return;
     for (detail::event* const each : doomed) each->finish(false);
   }
 }
 
 inline void world::release_held(detail::event_owner& owner) {
-  for (detail::event* const each : std::exchange(owner.held, {})) {
-    // In their order, whatever the ties of this world.
-    queue_.push({{now_, 0, ++sequence_}, each});
+  if (owner.releasing || owner.held.empty()) return;
+  owner.releasing = schedule(now_, &owner, detail::event_kind::handler, [] {});
+}
+
+inline detail::event* world::turn_of(detail::event_owner& owner, detail::event* what) {
+  if (what != owner.releasing) {
+    const bool waits_for_none = owner.held.empty() && !owner.blocked_until;
+    if (!owner.paused && (waits_for_none || what == owner.blocked_until)) return what;
+    owner.held.push_back(what);
+    return nullptr;
   }
+  owner.releasing = nullptr;
+  what->finish(false);
+  if (owner.paused) return nullptr;
+  while (!owner.held.empty() && owner.held.front()->kind == detail::event_kind::cancelled) {
+    owner.held.front()->finish(false);
+    owner.held.pop_front();
+  }
+  const auto next =
+      owner.blocked_until ? std::find(owner.held.begin(), owner.held.end(), owner.blocked_until) : owner.held.begin();
+  if (next == owner.held.end()) return nullptr;
+  what = *next;
+  owner.held.erase(next);
+  release_held(owner);
+  return what;
 }
 
 }  // namespace lockstep::sim

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -56,16 +57,14 @@ class block_pool {
 
 class event;
 
-/// In whose life events happen: a process. Held ones wait until it goes on, and happen then in their order.
+/// In whose life events happen: a process. While it stands still they are held, and happen then in their order, before
+/// what comes later.
 struct event_owner {
   std::uint32_t number = 0;
   bool paused = false;
   const event* blocked_until = nullptr;  ///< the one event that may happen: its thread is in a call until then
-  std::vector<event*> held;
-
-  [[nodiscard]] bool holds_back(const event* what) const noexcept {
-    return paused || (blocked_until && blocked_until != what);
-  }
+  std::deque<event*> held;
+  const event* releasing = nullptr;  ///< lets the first of those held happen
 };
 
 /// What an event is about: enters the trace hash.
