@@ -154,12 +154,16 @@ TEST(simulation, WhatAPausedAndBlockedProcessIsSentKeepsItsOrder) {
   }
 }
 
+run_options seeded(std::uint64_t seed) {
+  run_options options;
+  options.seed = seed;
+  return options;
+}
+
 TEST(simulation, SurvivorsGoOnAndTheOthersStayAsTheyAre) {
   std::vector<std::uint64_t> alive_anyway(3);
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
-    run_options options;
-    options.seed = seed;
-    simulation run(options);
+    simulation run(seeded(seed));
     std::vector<std::uint64_t> counts_of(4);
     std::vector<node*> nodes;
     for (std::uint64_t& each : counts_of) {
