@@ -160,12 +160,12 @@ class basic_replica : follower_events {
     if (!ec) events_.info("caught up at index " + std::to_string(at.index));
   }
 
-  void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) override {
+  awaitable<void> diverged(position common, index_t first_lost, index_t last_lost, std::string saved_to) override {
     events_.warning("diverged from the leader behind index " + std::to_string(common.index) + " (epoch " +
                     std::to_string(common.epoch) + "): records " + std::to_string(first_lost) + " to " +
                     std::to_string(last_lost) + " are not the leader's" +
                     (saved_to.empty() ? std::string() : ", saved to " + saved_to + " and cut off"));
-    if (options_.on_divergence != repair::stop) store_.give_up_snapshot_behind(common.index);
+    if (options_.on_divergence != repair::stop) co_await store_.give_up_snapshot_behind(common.index);
   }
 
   awaitable<void> snapshot_begin(position upto, std::uint64_t size) override {

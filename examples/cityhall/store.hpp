@@ -133,12 +133,13 @@ class basic_store : public snapshot_provider {
 
   /// The records behind `kept` are about to be taken back: a snapshot that holds some of them goes before them, also
   /// one that is being written. A kill at any moment leaves a log with its snapshot, or one that starts over.
-  void give_up_snapshot_behind(index_t kept) {
+  awaitable<void> give_up_snapshot_behind(index_t kept) {
     ++given_up_;
     changing_ = true;
-    if (snapshot_.index <= kept || mutated(mutant::keep_snapshot_of_lost_records)) return;
+    if (snapshot_.index <= kept || mutated(mutant::keep_snapshot_of_lost_records)) co_return;
     std::error_code ec;
     env_.remove(snapshot_path(directory_), ec);
+    if (!ec) ec = co_await env_.sync_directory(directory_, sync_on::disk_thread);
     if (ec) throw std::system_error(ec, "cannot remove " + snapshot_path(directory_));
     snapshot_ = position{};
   }

@@ -186,8 +186,9 @@ class notes final : public follower_events {
     last = to;
   }
   void caught_up(const position& at) override { caught_up_at.push_back(at); }
-  void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) override {
+  awaitable<void> diverged(position common, index_t first_lost, index_t last_lost, std::string saved_to) override {
     divergences.push_back({common, first_lost, last_lost, saved_to});
+    co_return;
   }
   awaitable<void> snapshot_begin(position upto, std::uint64_t size) override {
     if (!takes_snapshots) co_await follower_events::snapshot_begin(upto, size);

@@ -143,7 +143,7 @@ struct taken_back {
     disk.hold_syncs();  // of the snapshot only: the log's are the caller's
     replica.write("cut off");
     EXPECT_TRUE(replica.run_until([&] { return disk.held_syncs() != 0; }));
-    replica.at().give_up_snapshot_behind(kept.index);
+    test::run(replica.io, replica.at().give_up_snapshot_behind(kept.index));
     test::run(replica.io, replica.at().log().truncate_suffix(kept.index));
   }
 };
@@ -180,7 +180,7 @@ TEST(cityhall_store, starts_over_when_a_cut_goes_behind_its_snapshot_and_the_log
     kept = replica.at().log().base().index;
   }
   ASSERT_GT(kept, 0U);
-  replica.at().give_up_snapshot_behind(kept);
+  test::run(replica.io, replica.at().give_up_snapshot_behind(kept));
   test::run(replica.io, replica.at().log().truncate_suffix(kept));
   ASSERT_TRUE(replica.run_until([&] { return replica.at().log().last() == position{}; }));
   test::run(replica.io, replica.at().log().durable(0));  // the reset has ended
@@ -192,13 +192,24 @@ TEST(cityhall_store, starts_over_when_a_cut_goes_behind_its_snapshot_and_the_log
   EXPECT_EQ(reader.result(), errc::diverged);
 }
 
+// D3. It came back with a power loss, counted as one whose installation was cut short, and the log was reset to it.
+TEST(cityhall_store, a_snapshot_that_was_given_up_does_not_come_back) {
+  faulty_disk disk;
+  node replica(disk, node::compacting_options());
+  replica.write("key", 4);
+  while (test::poll(replica.io) != 0) continue;  // its snapshot
+  ASSERT_TRUE(disk.exists(snapshot_path(directory), test::view::durable));
+  test::run(replica.io, replica.at().give_up_snapshot_behind(1));
+  EXPECT_FALSE(disk.exists(snapshot_path(directory), test::view::durable));
+}
+
 TEST(cityhall_store, refuses_a_log_whose_beginning_no_snapshot_stands_for_unless_told_to_start_over) {
   faulty_disk disk;
   {
     node leader(disk, node::compacting_options());
     leader.write("key", 20);
     ASSERT_TRUE(leader.run_until([&] { return leader.at().log().base().index > 1; }));
-    leader.at().give_up_snapshot_behind(0);
+    test::run(leader.io, leader.at().give_up_snapshot_behind(0));
   }
   store_options as_leader = node::small_options();
   as_leader.start_over = false;

@@ -313,7 +313,7 @@ class following final : public follower_events {
     must(durable && durable->index >= named, "caught up before record " + text(named) + " was durable");
   }
 
-  void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) override {
+  awaitable<void> diverged(position common, index_t first_lost, index_t last_lost, std::string saved_to) override {
     see_source("diverged");
     must(last_lost == log_.last().index && !source_->holds(log_.last()), "gives up what the source holds");
     const bool repairs = is_.options.on_divergence == repair::save_and_truncate;
@@ -326,6 +326,7 @@ class following final : public follower_events {
     must(common.index == 0 || (source_->holds(common) && first_lost == common.index + 1 && lost.index == first_lost &&
                                !source_->holds(lost)),
          "was told that its history and the source's part behind " + text(common));
+    co_return;
   }
 
   awaitable<void> snapshot_begin(position upto, std::uint64_t size) override {

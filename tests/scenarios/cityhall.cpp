@@ -45,7 +45,9 @@ struct city {
   std::size_t value_bytes = 1;
   duration slow = 100ms;               // between the questions of a client, at most
   std::vector<store_type*> stores;     // by node; null while down
+  std::vector<bool> went_along;        // by node: it was seen in the history that goes on behind the last restore
   std::vector<std::uint64_t> answers;  // of each client
+  std::vector<position> remembered;    // by each client, also when it starts again
   value_id values = 0;
   std::uint64_t conversations = 0;
   std::vector<known_record> records;  // of the leader's history, from the first
@@ -55,6 +57,7 @@ struct city {
   std::optional<sim::durable_view> leader_disk;
   std::optional<sim::check::durability_oracle<sim::durable_view>> oracle;
   std::size_t restores = 0;     // of the leader's disk
+  bool chaotic = true;          // until the faults are over
   bool continues_copy = false;  // no life of the leader began since the last one
   epoch_t last_epoch = 0;       // of the leader's disk
   epoch_t highest_epoch = 0;    // of all of them
@@ -93,9 +96,16 @@ struct city {
       if (!stores[i]) continue;
       const kv_state& state = stores[i]->state();
       if (state.at().index == 0 || !knows(state.at())) continue;
+      if (state.at().epoch > lost_epoch) went_along[i] = true;
       const byte_buffer bytes = encode_snapshot(state);
       must(nodes.holds(i + 1, state.at(), now(), xxh3_64(bytes.view())));
     }
+  }
+
+  // A node has opened its store and stands at `at`.
+  void opened(std::size_t number, const position& at) const {
+    sim::simulation::require(!went_along[number] || at.epoch > lost_epoch || has(at),
+                             "a node has gone back to the history that was lost");
   }
 
   // The leader goes on behind what a copy of its disk was told of.
@@ -105,6 +115,7 @@ struct city {
     continues_copy = true;
     last_epoch = 0;
     lost_epoch = highest_epoch;
+    went_along.assign(stores.size(), false);
     records = std::move(kept);
     history = sim::check::kv_history();
     sessions = sim::check::read_your_writes();
@@ -174,6 +185,7 @@ awaitable<void> serve(sim::env& on, city& in, std::size_t number) {
   if (const auto snapshot = kept ? read_snapshot_summary(*kept) : std::nullopt; snapshot && in.restores == 0) {
     sim::simulation::require(store->state().at().index >= snapshot->at.index, "a snapshot was forgotten");
   }
+  in.opened(number, store->state().at());
   const shown seen(in, number, *store);
   std::exception_ptr failure;
   try {
@@ -200,30 +212,6 @@ struct session {
   std::uint64_t id = 0;  // of one life of the client: a crash forgets what was seen
   position seen;         // what its reads of replicas must hold
 };
-
-awaitable<void> change_something(sim::env& on, city& in, peer_type& leader, session& mine, const std::string& key) {
-  const bool erases = on.random() % 8 == 0;
-  const value_id value = ++in.values;
-  const std::string text = std::to_string(value) + std::string(on.random() % in.value_bytes, '.');
-  const auto op = erases ? in.history.erase(mine.id, key, in.now()) : in.history.put(mine.id, key, value, in.now());
-  change_request request;
-  request.key = key;
-  if (!erases) request.value = text;
-  const byte_buffer bytes = request.encode();
-  byte_buffer result;
-  const rpc_status status = co_await leader.call(erases ? del_method : put_method, bytes.view(), result, 2s);
-  if (status.ok()) {
-    const auto reply = change_reply::decode(result.view());
-    sim::simulation::require(reply.has_value(), "a change was answered by nonsense");
-    in.history.done(op, in.now(), 0);
-    must(in.oracle->must_hold(reply->at));
-    mine.seen = reply->at;
-    in.sessions.wrote(mine.id, reply->at.index);
-    ++in.answers[mine.client];
-  } else if (!status.outcome_unknown() && status.code() != errc::timed_out && status.remote_code() != refused_storage) {
-    in.history.failed(op, in.now());
-  }
-}
 
 awaitable<void> read_something(sim::env&, city& in, peer_type& from, session& mine, const std::string& key,
                                bool at_leader) {
@@ -261,18 +249,43 @@ awaitable<void> read_something(sim::env&, city& in, peer_type& from, session& mi
       throw sim::requirement_failed("a read that asked for a lost record was answered from a history without it");
     }
   }
-  if (reply->at.index > mine.seen.index) mine.seen = reply->at;
+  if (reply->at.index > mine.seen.index) mine.seen = in.remembered[mine.client] = reply->at;
+}
+
+awaitable<void> change_something(sim::env& on, city& in, peer_type& leader, session& mine, const std::string& key) {
+  const bool erases = on.random() % 8 == 0;
+  const value_id value = ++in.values;
+  const std::string text = std::to_string(value) + std::string(on.random() % in.value_bytes, '.');
+  const auto op = erases ? in.history.erase(mine.id, key, in.now()) : in.history.put(mine.id, key, value, in.now());
+  change_request request;
+  request.key = key;
+  if (!erases) request.value = text;
+  const byte_buffer bytes = request.encode();
+  byte_buffer result;
+  const rpc_status status = co_await leader.call(erases ? del_method : put_method, bytes.view(), result, 2s);
+  if (status.ok()) {
+    const auto reply = change_reply::decode(result.view());
+    sim::simulation::require(reply.has_value(), "a change was answered by nonsense");
+    in.history.done(op, in.now(), 0);
+    must(in.oracle->must_hold(reply->at));
+    mine.seen = in.remembered[mine.client] = reply->at;
+    in.sessions.wrote(mine.id, reply->at.index);
+    ++in.answers[mine.client];
+    if (on.random() % 2 == 0) co_await read_something(on, in, leader, mine, key, true);
+  } else if (!status.outcome_unknown() && status.code() != errc::timed_out && status.remote_code() != refused_storage) {
+    in.history.failed(op, in.now());
+  }
 }
 
 awaitable<void> converse(sim::env& on, city& in, peer_type& with, session& mine, bool at_leader, std::uint64_t turns) {
-  // Who gets no answer goes elsewhere.
-  for (std::uint64_t answered = in.answers[mine.client]; turns-- != 0 && answered == in.answers[mine.client];
-       ++answered) {
+  while (turns-- != 0) {
     const std::string key = "key" + std::to_string(on.random() % in.keys);
+    const std::uint64_t answered = in.answers[mine.client];
     if (at_leader && on.random() % 3 != 0)
       co_await change_something(on, in, with, mine, key);
     else
       co_await read_something(on, in, with, mine, key, at_leader);
+    if (in.answers[mine.client] == answered) co_return;  // it goes elsewhere
     co_await pause(on, duration(static_cast<std::int64_t>(on.random() % static_cast<std::uint64_t>(in.slow.count()))));
   }
 }
@@ -310,6 +323,7 @@ awaitable<void> ask_forever(sim::env& on, city& in, std::uint64_t id) {
   session mine;
   mine.client = id;
   mine.id = ++in.conversations;
+  if (on.random() % 2 == 0) mine.seen = in.remembered[id];
   for (;;) {
     try {
       co_await visit(on, in, mine);
@@ -359,6 +373,22 @@ void restore_a_copy(city& in, sim::random_stream& random) {
   });
 }
 
+// Much depends on the order in which a snapshot is installed: some replicas die there.
+void die_at_snapshots(city& in, sim::node& replica) {
+  const auto random = std::make_shared<sim::random_stream>(in.run.random("snapshots of " + replica.name));
+  replica.storage.on_operation([&in, &replica, random](const sim::op& asked) {
+    if (asked.kind != sim::op_kind::rename || asked.to != snapshot_path("/data") || !random->chance(0.4)) return;
+    sim::world& world = in.run.in();
+    const auto dies_at = world.elapsed() + std::chrono::microseconds(random->below(3000));
+    world.at(dies_at, [&in, &replica] {
+      if (in.chaotic) replica.crash();
+    });
+    world.at(dies_at + 100ms, [&in, &replica] {
+      if (in.chaotic && !replica.running() && replica.powered) replica.start();
+    });
+  });
+}
+
 [[nodiscard]] bool converged(const city& in, const std::vector<sim::node*>& among) {
   const auto stands_with_leader = [&in](const sim::node* each) {
     const store_type* const store = each->index < in.stores.size() ? in.stores[each->index] : in.stores[0];
@@ -397,13 +427,15 @@ void run(sim::simulation& of) {
   in.slow = std::chrono::milliseconds(20 + random.below(400));
   const std::size_t replicas = 1 + random.below(3), clients = 1 + random.below(3);
   in.stores.resize(1 + replicas);
+  in.went_along.resize(1 + replicas);
   in.answers.resize(clients);
+  in.remembered.resize(clients);
   sim::node& leader = of.in().add_node("leader");
   in.leader_disk.emplace(leader.storage);
   in.oracle.emplace(*in.leader_disk, "/data/log");
   of.run(leader, [&in](sim::env& on) { return serve(on, in, 0); });
   for (std::size_t i = 1; i <= replicas; ++i) {
-    of.add("replica" + std::to_string(i), [&in, i](sim::env& on) { return serve(on, in, i); });
+    die_at_snapshots(in, of.add("replica" + std::to_string(i), [&in, i](sim::env& on) { return serve(on, in, i); }));
   }
   for (std::uint64_t i = 0; i < clients; ++i) {
     of.add("client" + std::to_string(i + 1), [&in, i](sim::env& on) { return ask_forever(on, in, i); });
@@ -416,6 +448,7 @@ void run(sim::simulation& of) {
   sim::fault_plan_options faults;
   faults.lasts = 45s;
   of.chaos(faults);
+  in.chaotic = false;
   // Some replicas stay behind for good; the leader and its clients go on without them.
   std::vector<sim::node*> survivors, everybody;
   for (const auto& each : of.in().nodes()) {

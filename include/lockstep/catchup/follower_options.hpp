@@ -45,10 +45,12 @@ class follower_events {
   /// source's. When nothing that both keep is common, `common` is {} and all of this log is lost: a snapshot will
   /// replace it, or, when none begins, the source's records from the first on. What the program made of this log's
   /// compacted records is not the source's either then. first_lost is last_lost + 1 if this log holds no record.
+  /// They are cut off when this returns: what was derived from them goes first, and for good (D3).
   /// @param saved_to  the file that they were written to, as one segment of a log; empty when the follower stops or
   ///   there was no record.
-  virtual void diverged(const position& common, index_t first_lost, index_t last_lost, const std::string& saved_to) {
+  virtual awaitable<void> diverged(position common, index_t first_lost, index_t last_lost, std::string saved_to) {
     (void)common, (void)first_lost, (void)last_lost, (void)saved_to;
+    co_return;
   }
   /// The source sends a snapshot of `size` bytes in place of records up to `upto`. A program that takes none throws.
   /// A snapshot that was begun and not ended is void; the next one begins anew.

@@ -346,13 +346,13 @@ class follower_session {
     const index_t first_lost = kept.index + 1;
     const index_t last_lost = of_.log.last().index;
     if (of_.options.on_divergence == repair::stop) {
-      of_.events.diverged(common, first_lost, last_lost, std::string());
+      co_await of_.events.diverged(common, first_lost, last_lost, std::string());
       throw std::system_error(errc::diverged, "records " + std::to_string(first_lost) + " to " +
                                                   std::to_string(last_lost) + " are not the source's");
     }
     std::string saved;
     if (first_lost <= last_lost && !mutated(mutant::skip_saving_diverged_records)) saved = co_await save_records(kept);
-    of_.events.diverged(common, first_lost, last_lost, saved);
+    co_await of_.events.diverged(common, first_lost, last_lost, saved);
   }
 
   // D1: complete and durable before the records are cut off. The file is a segment's: alone in a directory under its
