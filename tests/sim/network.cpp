@@ -764,10 +764,10 @@ TEST_F(network_test, AnAcceptorMayBeDestroyedWhileItAccepts) {
 // Both things happen while the machine stands still, and are found in one instant.
 TEST_F(network_test, AnAcceptorMayBeDestroyedInTheInstantOfAConnection) {
   for (std::uint64_t seed = 1; seed < 50; ++seed) {
+    side connecting, accepting;
     world other(seed);
     node& from = other.add_node("a");
     node& to = other.add_node("b");
-    side connecting, accepting;
     to.start([&](env& on) { return drops_acceptor(on, accepting, 300us); });
     from.start([&](env& on) { return connects(on, connecting, 1s); });
     other.run_for(10s);
