@@ -101,10 +101,10 @@ awaitable<void> connects(env& on, side& self, duration timeout) {
 }
 
 struct network_test : testing::Test {
+  side client, server;  // outlive the world, whose programs use them
   world in{1};
   node& a = in.add_node("a");
   node& b = in.add_node("b");
-  side client, server;
 
   network_test() {
     in.net().options.latency = 1ms;
