@@ -132,7 +132,7 @@ class basic_store : public snapshot_provider {
   }
 
   /// The records behind `kept` are about to be taken back: a snapshot that holds some of them goes before them, also
-  /// one that is being written. A kill at any moment leaves a log with its snapshot, or one that starts over.
+  /// one that is being written; for good (D3), so that a crash leaves a log with its snapshot, or one that starts over.
   awaitable<void> give_up_snapshot_behind(index_t kept) {
     ++given_up_;
     changing_ = true;

@@ -118,6 +118,12 @@ struct network_test : testing::Test {
   void start_client(duration timeout = 5s) {
     a.start([this, timeout](env& on) { return connects(on, client, timeout); });
   }
+  void start_both_10ms_apart() {
+    in.net().options.latency = 10ms;
+    in.net().options.jitter = 0ms;
+    start_server();
+    start_client();
+  }
   void connect() {
     start_server();
     start_client();
@@ -469,10 +475,7 @@ TEST_F(network_test, AConnectWhoseAnswerIsLostOnceSucceedsLater) {
 }
 
 TEST_F(network_test, AServerAcceptsHalfARoundTripAfterItsClientHasConnected) {
-  in.net().options.latency = 10ms;
-  in.net().options.jitter = 0ms;
-  start_server();
-  start_client();
+  start_both_10ms_apart();
   in.run_for(19ms);
   EXPECT_FALSE(client.stream);
   in.run_for(2ms);
@@ -484,10 +487,7 @@ TEST_F(network_test, AServerAcceptsHalfARoundTripAfterItsClientHasConnected) {
 }
 
 TEST_F(network_test, AServerAcceptsLaterWhenItsClientsAnswerIsLost) {
-  in.net().options.latency = 10ms;
-  in.net().options.jitter = 0ms;
-  start_server();
-  start_client();
+  start_both_10ms_apart();
   in.run_for(21ms);
   ASSERT_TRUE(client.stream);
   in.net().block(a, b);
@@ -502,10 +502,7 @@ TEST_F(network_test, AServerAcceptsLaterWhenItsClientsAnswerIsLost) {
 }
 
 TEST_F(network_test, AServerThatNeverHearsItsClientsAnswerForgetsIt) {
-  in.net().options.latency = 10ms;
-  in.net().options.jitter = 0ms;
-  start_server();
-  start_client();
+  start_both_10ms_apart();
   in.run_for(21ms);
   ASSERT_TRUE(client.stream);
   in.net().block(a, b);
@@ -518,10 +515,7 @@ TEST_F(network_test, AServerThatNeverHearsItsClientsAnswerForgetsIt) {
 }
 
 TEST_F(network_test, AClientThatConnectedToAnEndingServerIsReset) {
-  in.net().options.latency = 10ms;
-  in.net().options.jitter = 0ms;
-  start_server();
-  start_client();
+  start_both_10ms_apart();
   in.run_for(21ms);
   ASSERT_TRUE(client.stream);
   b.crash();
