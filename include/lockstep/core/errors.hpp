@@ -36,6 +36,7 @@ enum class errc {
   // replication
   diverged,           ///< the histories disagree at or before the presented position
   snapshot_required,  ///< the source no longer keeps the records that would continue the presented position
+  not_leader,         ///< another node leads, or none
 };
 
 namespace detail {
@@ -66,6 +67,7 @@ class category final : public std::error_category {
       case errc::record_too_large: return "record exceeds the size limit";
       case errc::stale_epoch: return "epoch is older than one already seen";
       case errc::diverged: return "histories diverged";
+      case errc::not_leader: return "not the leader";
       case errc::snapshot_required: return "source no longer keeps these records, a snapshot is required";
     }
     return "unknown lockstep error " + std::to_string(value);

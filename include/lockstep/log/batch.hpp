@@ -58,6 +58,11 @@ class record_batch {
   [[nodiscard]] index_t last() const noexcept { return last_; }
   [[nodiscard]] std::size_t count() const noexcept { return empty() ? 0 : last_ - first_ + 1; }
 
+  /// The same records without those before `first`, which are `bytes` long.
+  [[nodiscard]] record_batch without_front(std::size_t bytes, index_t first) const {
+    return {bytes_.subspan(bytes), first, last_, owner_};
+  }
+
   [[nodiscard]] iterator begin() const noexcept { return iterator(bytes_.data()); }
   [[nodiscard]] iterator end() const noexcept { return iterator(bytes_.data() + bytes_.size()); }
 
