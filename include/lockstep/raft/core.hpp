@@ -218,6 +218,8 @@ class core {
   /// 0: none is known.
   [[nodiscard]] node_id leader() const noexcept;
   [[nodiscard]] index_t commit() const noexcept { return commit_; }
+  /// What may be applied: committed, and durable here too, so that no state is ahead of its log after a crash.
+  [[nodiscard]] index_t applicable() const noexcept { return std::min(commit_, durable_); }
   [[nodiscard]] const configuration& members() const noexcept { return configurations_.back().config; }
   /// The configuration in force at `index`, which is not below the last compacted one.
   [[nodiscard]] const configuration& members_at(index_t index) const;

@@ -255,7 +255,7 @@ void core<Log>::stand(bool pre, bool transferred, std::string why) {
   assert(may_stand());
   last_change_ = "term " + std::to_string(hard_.term + 1) + ": " + why;
   if (!pre) hard_ = {hard_.term + 1, options_.id};
-  state_ = standing{pre, {{options_.id, true}}};
+  state_ = standing{pre, {{options_.id, true}}};  // which counts for nothing unless it is a voter
   reset_election_deadline();
   members().voters.for_each([&](node_id voter) {
     if (voter == options_.id) return;
@@ -298,11 +298,15 @@ void core<Log>::become_leader() {
   begin_round();
 }
 
-// Whether this node would be heard: a voter, with all that it has acknowledged.
+// A node that the last configuration leaves out may be needed to commit that configuration: nobody else may have it
+// (dissertation, 4.2.2). So it stands as long as it does not know that it is not.
 template <core_log Log>
 bool core<Log>::may_stand() const {
-  return options_.priority != 0 && members().voters.contains(options_.id) &&
-         !members().witnesses.contains(options_.id) && durable_ >= options_.must_refill && hard_.term < max_epoch;
+  const bool may_vote =
+      std::any_of(configurations_.begin(), configurations_.end(), [&](const placed_configuration& each) {
+        return each.config.voters.contains(options_.id) && !each.config.witnesses.contains(options_.id);
+      });
+  return may_vote && options_.priority != 0 && durable_ >= options_.must_refill && hard_.term < max_epoch;
 }
 
 template <core_log Log>
@@ -789,7 +793,6 @@ std::string core<Log>::broken_rule() const {
   if (members_index() > last.index) return "a configuration counts that is not in the log";
   const leading* const lead = as_leader();
   if (!lead) {
-    if (commit_ > durable_) return "a follower has committed what is not durable here";
     return uncommitted_.bytes() == 0 && uncommitted_.messages() == 0 ? "" : "a follower counts uncommitted proposals";
   }
   if (last.epoch != hard_.term || last.index < lead->first_index) return "a leader has no record of its term";
