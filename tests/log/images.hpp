@@ -3,6 +3,8 @@
 
 #include "lockstep/log/recovery.hpp"
 
+#include <gtest/gtest.h>
+
 #include <cstddef>
 #include <string>
 #include <string_view>
