@@ -155,6 +155,23 @@ TEST(raft_hard_state_file, writes_its_slots_in_turn) {
   EXPECT_EQ(offsets[3], offsets[1]);
 }
 
+TEST(raft_hard_state_file, a_new_life_leaves_the_last_ones_newest_slot_alone_until_there_is_another) {
+  faulty_disk disk;
+  std::uint64_t last = slot_bytes;  // where a new file's newest slot is
+  for (const term_t term : {1, 2, 3, 4, 5}) {
+    life now(disk);
+    now.opened();
+    std::uint64_t offset = last;
+    disk.on_operation([&](const op& each) {
+      if (each.kind == op_kind::pwrite) offset = each.offset;
+    });
+    now.write({term, 0});
+    disk.on_operation({});
+    EXPECT_NE(offset, last) << term;
+    last = offset;
+  }
+}
+
 TEST(raft_hard_state_file, an_acknowledged_state_is_durable) {
   faulty_disk disk;
   life now(disk);

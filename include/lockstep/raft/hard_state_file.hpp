@@ -244,8 +244,7 @@ awaitable<void> basic_hard_state_file<Env>::create(Env& env, const std::vector<s
   for (std::uint64_t sequence = 0; sequence < hard_state_format::slots && !ec; ++sequence) {
     ec = co_await write_slot(sequence, hard_state());
   }
-  if (!ec) env.rename(temporary, path(), ec);
-  if (!ec) ec = co_await env.sync_directory(directory_, where_);
+  if (!ec) env.rename(temporary, path(), ec);  // open() syncs the directory
   if (ec) throw std::system_error(ec, "cannot create " + path());
 }
 
