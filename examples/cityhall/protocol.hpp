@@ -1,9 +1,10 @@
 // What clients ask: method numbers and the bytes of requests and answers. Pure.
 #pragma once
 
-#include "cityhall/fields.hpp"
 #include "cityhall/kv_state.hpp"
 #include "cityhall/records.hpp"
+
+#include <lockstep/core/fields.hpp>
 
 #include <cstdint>
 #include <optional>

@@ -12,7 +12,7 @@
 // Segments are numbered 1, 2, 3… by counting data records from the beginning of the history.
 #pragma once
 
-#include "cityhall/fields.hpp"
+#include <lockstep/core/fields.hpp>
 
 #include <cassert>
 #include <cstdint>

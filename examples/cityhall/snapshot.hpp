@@ -10,6 +10,7 @@
 #include "cityhall/kv_state.hpp"
 
 #include <lockstep/core/checksum.hpp>
+#include <lockstep/core/fields.hpp>
 
 #include <cstdint>
 #include <optional>

@@ -7,6 +7,7 @@
 #include "lockstep/core/checksum.hpp"
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/errors.hpp"
+#include "lockstep/core/fields.hpp"
 #include "lockstep/core/ids.hpp"
 #include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"

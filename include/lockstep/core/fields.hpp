@@ -1,15 +1,17 @@
-// Fields of CityHall's formats: little-endian integers and texts with their length before them. Pure.
+// Fields of small formats: little-endian integers and texts with their length before them. Pure.
 #pragma once
 
-#include <lockstep/core/bytes.hpp>
-#include <lockstep/core/endian.hpp>
-#include <lockstep/core/ids.hpp>
+#include "lockstep/core/bytes.hpp"
+#include "lockstep/core/endian.hpp"
+#include "lockstep/core/ids.hpp"
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
 
-namespace lockstep::cityhall {
+namespace lockstep {
 
 /// Appends fields to a buffer, which outlives it.
 class field_writer {
@@ -56,6 +58,10 @@ class field_reader {
     return take(size) ? as_text({taken_, size}) : std::string_view();
   }
 
+  /// All that is left, and nothing is left then.
+  bytes_view rest() noexcept { return good_ ? std::exchange(rest_, {}) : bytes_view(); }
+
+  [[nodiscard]] std::size_t left() const noexcept { return rest_.size(); }
   [[nodiscard]] bool good() const noexcept { return good_; }
   /// Every field was there and nothing is left.
   [[nodiscard]] bool complete() const noexcept { return good_ && rest_.empty(); }
@@ -74,4 +80,4 @@ class field_reader {
   bool good_ = true;
 };
 
-}  // namespace lockstep::cityhall
+}  // namespace lockstep
