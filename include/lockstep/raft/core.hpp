@@ -184,7 +184,7 @@ class core {
   const effects& leave_joint(std::error_code& ec, change_error& why);
 
   /// Asks for an index to read at: effects.reads answers by the same id, now or later. Followers ask their leader.
-  /// @param id  different for each read of this node's life.
+  /// @param id  different for each read that this node waits for.
   /// @param ec  not_leader: there is no leader to ask.
   const effects& read(std::uint64_t id, instant now, std::error_code& ec);
 
@@ -195,8 +195,15 @@ class core {
   /// What follows in the log was verified as it was appended: a configuration that counts from now on.
   const effects& adopt(index_t index, configuration config);
 
-  /// A snapshot replaces the log up to `at`, where the log begins now; `config` was in force there.
+  /// A snapshot replaces the log up to `at`, where the log begins now; `config` was in force there. Not unless
+  /// needs_snapshot(at), which the driver asks before it touches the log: while the snapshot was under way, this node
+  /// may have got, and acknowledged, what follows it.
   const effects& installed(const position& at, configuration config, instant now);
+  [[nodiscard]] bool needs_snapshot(const position& at);
+
+  /// The connection with `other` is lost, and what was under way. Reads that a follower has asked its leader for are
+  /// refused: the answer may be lost, or belong to one that asked before a crash.
+  const effects& disconnected(node_id other, instant now);
 
   // --- shipping: what the driver asks of a leader for each other member ---
 
@@ -206,8 +213,6 @@ class core {
   /// A snapshot of the records up to `index` is under way; or has failed; or has arrived, which its answer confirms.
   void snapshot_sent(node_id to, index_t index);
   void snapshot_failed(node_id to);
-  /// What was sent and not acknowledged is lost.
-  void disconnected(node_id from);
 
   // --- what is so ---
 
@@ -280,6 +285,7 @@ class core {
 
   void become_follower(term_t term, node_id new_leader, std::string why);
   void follow(node_id new_leader);
+  void refuse_forwarded_reads();
   void stand(bool pre, bool transferred, std::string why);
   void count_votes();
   void become_leader();

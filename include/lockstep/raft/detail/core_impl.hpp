@@ -216,12 +216,33 @@ const effects& core<Log>::adopt(index_t index, configuration config) {
 template <core_log Log>
 const effects& core<Log>::installed(const position& at, configuration config, instant now) {
   begin(now);
-  assert(at.index > commit_ && at.index == last_index_);
+  assert(at.index > commit_ && at.index >= matched_ && at.index == last_index_);
   durable_ = commit_ = at.index;
   matched_ = std::max(matched_, commit_);
   known_commit_ = std::max(known_commit_, commit_);
   configurations_.assign(1, {at.index, std::move(config)});
   if (leader() != 0) acknowledge(leader());
+  return done();
+}
+
+template <core_log Log>
+bool core<Log>::needs_snapshot(const position& at) {
+  look_at_log();
+  return at.index > commit_ && (at.index > last_index_ || term_at(at.index) != at.epoch);
+}
+
+template <core_log Log>
+const effects& core<Log>::disconnected(node_id other, instant now) {
+  begin(now);
+  if (peer* const target = find_peer(other)) {
+    target->progress.become_probe();
+    target->commit_sent = 0;
+  }
+  if (leading* const lead = as_leader()) {
+    std::erase_if(lead->reads, [other](const pending_read& each) { return each.from == other; });
+  } else if (leader() == other) {
+    refuse_forwarded_reads();
+  }
   return done();
 }
 
@@ -245,9 +266,14 @@ template <core_log Log>
 void core<Log>::follow(node_id new_leader) {
   following* const follower = std::get_if<following>(&state_);
   if (!follower || follower->leader == new_leader) return;
+  refuse_forwarded_reads();
+  follower->leader = new_leader;
+}
+
+template <core_log Log>
+void core<Log>::refuse_forwarded_reads() {
   for (const std::uint64_t id : forwarded_reads_) effects_.reads.push_back({id, 0});
   forwarded_reads_.clear();
-  follower->leader = new_leader;
 }
 
 template <core_log Log>
@@ -466,8 +492,7 @@ void core<Log>::on_timeout_now(const message& of) {
 template <core_log Log>
 void core<Log>::on_snapshot_offer(const message& of) {
   if (!accept_leader(of)) return;
-  const bool is_known = of.at.index <= commit_ || (of.at.index <= last_index_ && term_at(of.at.index) == of.at.epoch);
-  if (!is_known) {
+  if (needs_snapshot(of.at)) {
     effects_.offer_accepted = true;
     return;
   }
@@ -733,14 +758,6 @@ void core<Log>::snapshot_sent(node_id to, index_t index) {
 template <core_log Log>
 void core<Log>::snapshot_failed(node_id to) {
   if (peer* const target = find_peer(to)) target->progress.abort_snapshot();
-}
-
-template <core_log Log>
-void core<Log>::disconnected(node_id from) {
-  peer* const target = find_peer(from);
-  if (!target) return;
-  target->progress.become_probe();
-  target->commit_sent = 0;
 }
 
 // --- what is so -------------------------------------------------------------------------------------------------
