@@ -29,6 +29,7 @@ class cluster {
   raft::test::rules rules{nodes};
   bool ships_at_once = true;     // perform() also ships whatever may be shipped
   bool installs_at_once = true;  // a snapshot that is wanted is there at once; or when install() is called
+  std::set<node_id> slow_disks;  // settle() does not wait for these
 
   cluster() = default;
   cluster(const cluster&) = delete;
@@ -42,6 +43,18 @@ class cluster {
     configuration all;
     for (node_id id = 1; id <= count; ++id) all.voters.incoming.insert(id);
     return all;
+  }
+
+  /// A node that is down has a log from elsewhere: records of these terms, all durable.
+  void give(node_id id, std::initializer_list<term_t> terms) {
+    node& to = nodes.at(id);
+    to.core.reset();
+    for (const term_t term : terms) {
+      to.log.append(term, data_record, as_bytes("given"));
+      to.hard.term = term;
+    }
+    to.log.sync(to.log.last().index);
+    start(to);
   }
 
   node& add(node_id id, core_options options, configuration bootstrap = {}) {
@@ -147,6 +160,24 @@ class cluster {
     }
   }
 
+  /// A message as `from` would send it now, of its term.
+  [[nodiscard]] message made(message_type type, node_id from, node_id to) const {
+    message made;
+    made.type = type;
+    made.from = from;
+    made.to = to;
+    made.term = nodes.at(from).hard.term;
+    return made;
+  }
+  /// The first message of this type that is under way, which then is not any more.
+  std::optional<message> take(message_type type, node_id from, node_id to) {
+    auto& queue = links[{from, to}];
+    const auto found = std::find_if(queue.begin(), queue.end(), [type](const message& of) { return of.type == type; });
+    if (found == queue.end()) return std::nullopt;
+    const message taken = *found;
+    queue.erase(found);
+    return taken;
+  }
   void post(const message& of) {
     if (!cut.contains({of.from, of.to}) && nodes.contains(of.to) && up(of.to)) links[{of.from, of.to}].push_back(of);
   }
@@ -225,13 +256,18 @@ class cluster {
       any = false;
       for (auto& [id, of] : nodes) {
         if (!of.core) continue;
-        if (of.log.acked() != of.log.last()) sync(id), any = true;
+        if (of.log.acked() != of.log.last() && !slow_disks.contains(id)) sync(id), any = true;
         any = ship(id) || any;
       }
       for (auto& [ends, queue] : links) {
         while (deliver(ends.first, ends.second)) any = true;
       }
     }
+  }
+  /// Time passes for this node alone, until it has something to do.
+  void wake(node_id id) {
+    now = std::max(now, (*this)[id].deadline());
+    tick(id);
   }
   void tick(node_id id) {
     node& of = nodes.at(id);
@@ -263,6 +299,21 @@ class cluster {
       if (of.core && of.core->role() == role::leader && of.core->term() > term) found = id, term = of.core->term();
     }
     return found;
+  }
+  /// The nodes beside the leader, from 1 on.
+  [[nodiscard]] node_id follower(std::size_t which = 1) const {
+    for (const auto& [id, unused] : nodes) {
+      if (id != leader() && --which == 0) return id;
+    }
+    return 0;
+  }
+  /// This node leads.
+  void elect(node_id id) {
+    require(run_until([&] {
+              if (leader() == 0 && nodes.at(id).core->role() == role::follower) wake(id);
+              return leader() == id && (*this)[id].commit() == last(id);
+            }),
+            "node ", id, " does not lead");
   }
   node_id elect() {
     const bool elected = run_until([&] { return leader() != 0 && (*this)[leader()].commit() == last(leader()); });
@@ -321,8 +372,8 @@ class cluster {
     }
   }
 
-  std::map<node_id, node_id> wanted_snapshots_;      // by whom, from whom
-  std::map<std::uint64_t, std::size_t> asked_;       // what was committed when a read was asked for
+  std::map<node_id, node_id> wanted_snapshots_;  // by whom, from whom
+  std::map<std::uint64_t, std::size_t> asked_;   // what was committed when a read was asked for
 };
 
 }  // namespace lockstep::raft::test

@@ -285,7 +285,6 @@ class core {
 
   void become_follower(term_t term, node_id new_leader, std::string why);
   void follow(node_id new_leader);
-  void refuse_forwarded_reads();
   void stand(bool pre, bool transferred, std::string why);
   void count_votes();
   void become_leader();

@@ -61,7 +61,7 @@ const effects& core<Log>::tick(instant now) {
       if (now_ >= lead->heartbeat_due) begin_round();
     }
   } else if (now_ >= election_deadline_) {
-    follow(0);
+    if (role() == raft::role::follower) follow(0);
     if (may_stand())
       stand(true, false, "it did not hear from a leader");
     else
@@ -241,7 +241,7 @@ const effects& core<Log>::disconnected(node_id other, instant now) {
   if (leading* const lead = as_leader()) {
     std::erase_if(lead->reads, [other](const pending_read& each) { return each.from == other; });
   } else if (leader() == other) {
-    refuse_forwarded_reads();
+    refuse_reads();
   }
   return done();
 }
@@ -257,28 +257,21 @@ void core<Log>::become_follower(term_t term, node_id new_leader, std::string why
   uncommitted_.clear();
   matched_ = commit_;
   acknowledged_ = 0;
-  state_ = following{};
-  follow(new_leader);
+  state_ = following{new_leader};
   reset_election_deadline();
 }
 
 template <core_log Log>
 void core<Log>::follow(node_id new_leader) {
-  following* const follower = std::get_if<following>(&state_);
-  if (!follower || follower->leader == new_leader) return;
-  refuse_forwarded_reads();
-  follower->leader = new_leader;
-}
-
-template <core_log Log>
-void core<Log>::refuse_forwarded_reads() {
-  for (const std::uint64_t id : forwarded_reads_) effects_.reads.push_back({id, 0});
-  forwarded_reads_.clear();
+  following& follower = std::get<following>(state_);
+  if (follower.leader != new_leader) refuse_reads();
+  follower.leader = new_leader;
 }
 
 template <core_log Log>
 void core<Log>::stand(bool pre, bool transferred, std::string why) {
   assert(may_stand());
+  refuse_reads();
   last_change_ = "term " + std::to_string(hard_.term + 1) + ": " + why;
   if (!pre) hard_ = {hard_.term + 1, options_.id};
   state_ = standing{pre, {{options_.id, true}}};  // which counts for nothing unless it is a voter
@@ -702,6 +695,7 @@ void core<Log>::answer_read(const pending_read& read, index_t index) {
 
 template <core_log Log>
 void core<Log>::refuse_reads() {
+  for (const std::uint64_t id : std::exchange(forwarded_reads_, {})) effects_.reads.push_back({id, 0});
   leading* const lead = as_leader();
   if (!lead) return;
   for (const pending_read& each : lead->reads) answer_read(each, 0);
