@@ -284,6 +284,7 @@ class core {
   const effects& done();
 
   void become_follower(term_t term, node_id new_leader, std::string why);
+  void enter_term(hard_state next);
   void follow(node_id new_leader);
   void stand(bool pre, bool transferred, std::string why);
   void count_votes();
@@ -307,6 +308,7 @@ class core {
   void take_back(index_t keep);
   void commit_what_is_known();
   void acknowledge(node_id to);
+  void acknowledge_more();
   void reject_append(const message& of);
   message& send(node_id to, message_type type);
   message& answer(const message& of, message_type type) { return send(of.from, type); }
@@ -342,7 +344,7 @@ class core {
   index_t durable_ = 0;       // in the log here
   index_t commit_ = 0;        // never falls
   index_t matched_ = 0;       // follower: up to here the log is as the leader of this term has it
-  index_t acknowledged_ = 0;  // follower: what that leader was told
+  index_t acknowledged_ = 0;  // follower: what the leader of this term was told
   index_t known_commit_ = 0;  // follower: what some leader has committed, whether it is here or not
   std::vector<placed_configuration> configurations_;  // the one in force at commit_, and all behind it
   std::variant<following, standing, leading> state_;

@@ -117,7 +117,7 @@ const effects& core<Log>::persisted(instant now) {
     update_commit();
   } else {
     commit_what_is_known();
-    if (leader() != 0 && std::min(matched_, durable_) > acknowledged_) acknowledge(leader());
+    acknowledge_more();
   }
   return done();
 }
@@ -252,13 +252,19 @@ template <core_log Log>
 void core<Log>::become_follower(term_t term, node_id new_leader, std::string why) {
   assert(term >= hard_.term);
   if (role() != raft::role::follower) last_change_ = "term " + std::to_string(term) + ": " + std::move(why);
-  if (term > hard_.term) hard_ = {term, 0};
+  if (term > hard_.term) enter_term({term, 0});
   refuse_reads();
   uncommitted_.clear();
-  matched_ = commit_;
-  acknowledged_ = 0;
   state_ = following{new_leader};
   reset_election_deadline();
+}
+
+// Another leader's log is another one.
+template <core_log Log>
+void core<Log>::enter_term(hard_state next) {
+  hard_ = next;
+  matched_ = commit_;
+  acknowledged_ = 0;
 }
 
 template <core_log Log>
@@ -273,7 +279,7 @@ void core<Log>::stand(bool pre, bool transferred, std::string why) {
   assert(may_stand());
   refuse_reads();
   last_change_ = "term " + std::to_string(hard_.term + 1) + ": " + why;
-  if (!pre) hard_ = {hard_.term + 1, options_.id};
+  if (!pre) enter_term({hard_.term + 1, options_.id});
   state_ = standing{pre, {{options_.id, true}}};  // which counts for nothing unless it is a voter
   reset_election_deadline();
   members().voters.for_each([&](node_id voter) {
@@ -448,6 +454,7 @@ void core<Log>::on_heartbeat(const message& of) {
   matched_ = std::max(matched_, std::min(of.commit, last_index_));
   commit_what_is_known();
   answer(of, message_type::heartbeat_response).round = of.round;
+  acknowledge_more();  // what became durable while no leader was known
 }
 
 template <core_log Log>
@@ -526,6 +533,11 @@ template <core_log Log>
 void core<Log>::acknowledge(node_id to) {
   acknowledged_ = std::min(matched_, durable_);
   send(to, message_type::append_response).index = acknowledged_;
+}
+
+template <core_log Log>
+void core<Log>::acknowledge_more() {
+  if (leader() != 0 && std::min(matched_, durable_) > acknowledged_) acknowledge(leader());
 }
 
 template <core_log Log>
