@@ -277,6 +277,7 @@ class core {
     std::vector<pending_read> reads;
     node_id transfer_to = 0;
     instant transfer_until{};
+    bool gave_way = false;  // a timeout_now was sent: whenever it arrives, nobody waits for this leader's lease to end
     std::optional<instant> disk_waits_since;  // while not all is durable: the last time that more became durable
   };
 

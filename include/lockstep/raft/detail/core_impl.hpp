@@ -678,7 +678,7 @@ void core<Log>::add_read(std::uint64_t id, node_id from) {
 template <core_log Log>
 bool core<Log>::has_lease() const {
   const leading& lead = *as_leader();
-  if (options_.lease_drift <= 0 || !lead.lease_from || lead.transfer_to != 0) return false;
+  if (options_.lease_drift <= 0 || !lead.lease_from || lead.gave_way) return false;
   const double part = (1 - options_.lease_drift) / (1 + options_.lease_drift);
   return static_cast<double>((now_ - *lead.lease_from).count()) <
          part * static_cast<double>(options_.election_timeout.count());
@@ -716,7 +716,9 @@ void core<Log>::refuse_reads() {
 
 template <core_log Log>
 void core<Log>::send_timeout_now_if_ready(const peer& to) {
-  if (to.progress.match() == last_index_) send(to.id, message_type::timeout_now);
+  if (to.progress.match() != last_index_) return;
+  send(to.id, message_type::timeout_now);
+  as_leader()->gave_way = true;
 }
 
 template <core_log Log>
