@@ -65,7 +65,7 @@ class chaos {
     of.clock_rate = one_of({1.0, 1 + drift, 1 - drift});
     of.options.priority = one_of<std::uint8_t>({100, 100, 60, 1});
     // A group whose last voter with all records may not lead has no leader.
-    const bool may_rest = !changes_members_ && of.bootstrap.voters.incoming.size() >= 3;
+    const bool may_rest = !changes_members_ && !damages_ && of.bootstrap.voters.incoming.size() >= 3;
     if (may_rest && of.bootstrap.witnesses.empty() && of.id == 1 && below(4) == 0) of.options.priority = 0;
     group_.start(of);
   }
@@ -174,9 +174,8 @@ class chaos {
     change_list list;
     for (std::uint64_t count = 1 + below(2); count != 0; --count) {
       change one;
-      one.type = one_of(
-          {change_type::add_voter, change_type::add_voter, change_type::add_learner, change_type::add_witness,
-           change_type::remove});
+      one.type = one_of({change_type::add_voter, change_type::add_voter, change_type::add_learner,
+                         change_type::add_witness, change_type::remove});
       one.node = 1 + below(6);
       // Whoever has been a witness has no payloads: as anything else it would begin with an empty disk.
       const bool witness = one.type == change_type::add_witness;
@@ -218,8 +217,7 @@ class chaos {
       group_.perform(leader, group_[leader].leave_joint(ec, why));
     }
     bool equal = !members.is_joint();
-    members.for_each_member(
-        [&](node_id id) { equal = equal && group_[id].commit() == group_.rules.committed.size(); });
+    members.for_each_member([&](node_id id) { equal = equal && group_[id].commit() == group_.rules.committed.size(); });
     return equal;
   }
 

@@ -150,7 +150,8 @@ class cluster {
           made.type = message_type::append;
           made.at = *at.log.position_at(plan.next - 1);
           if (plan.send == append_plan::what::records) {
-            made.records = at.log.batch(plan.next, most_records, plan.payloads);
+            const std::size_t most = std::min<std::size_t>(most_records, plan.last - plan.next + 1);
+            made.records = at.log.batch(plan.next, most, plan.payloads);
           }
           const index_t last = made.records.empty() ? plan.next - 1 : made.records.last();
           at.core->sent(to, last, made.records.bytes().size(), plan);
@@ -310,7 +311,7 @@ class cluster {
   /// This node leads.
   void elect(node_id id) {
     require(run_until([&] {
-              if (leader() == 0 && nodes.at(id).core->role() == role::follower) wake(id);
+              if (leader() == 0) wake(id), settle();
               return leader() == id && (*this)[id].commit() == last(id);
             }),
             "node ", id, " does not lead");

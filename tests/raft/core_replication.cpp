@@ -56,5 +56,37 @@ TEST(raft_replication, a_follower_that_was_long_without_a_leader_acknowledges_wh
   EXPECT_EQ(c.take(message_type::append_response, 2, 1)->index, c.last(1));
 }
 
+TEST(raft_replication, a_damaged_follower_is_refilled_by_the_leader_to_whom_it_has_acknowledged_more) {  // design: C6
+  cluster c(3);
+  c.elect(1);
+  propose(c, 1, 10);
+  c.settle();
+  ASSERT_EQ(c[1].progress_of(3)->match(), 11u);
+  c.damage(3, 4);
+  c.start(3);
+  EXPECT_TRUE(c.run_until([&] { return c.nodes.at(3).log.acked() == c.nodes.at(1).log.acked(); }));
+  EXPECT_EQ(c.leader(), 1u);
+}
+
+TEST(raft_replication, a_witness_gets_no_payloads_once_it_has_what_makes_it_one) {
+  cluster c(3);
+  c.elect(1);
+  std::error_code ec;
+  c.slow_disks = {3};
+  c.change_members(1, {transition::simple, {{change_type::add_witness, 3, ""}}}, ec);
+  c.propose(1, "a");
+  c.settle();
+  ASSERT_EQ(c[1].commit(), c.last(1));
+  EXPECT_TRUE(c[1].next_append(3).payloads);
+  EXPECT_EQ(c.nodes.at(3).log.kind_of(3), data_record);
+  c.slow_disks.clear();
+  c.settle();
+  EXPECT_FALSE(c[1].next_append(3).payloads);
+  c.propose(1, "b");
+  c.settle();
+  EXPECT_EQ(c.nodes.at(3).log.kind_of(4), witness_record);
+  EXPECT_EQ(c.nodes.at(3).log.last(), c.nodes.at(1).log.last());
+}
+
 }  // namespace
 }  // namespace lockstep::raft::test

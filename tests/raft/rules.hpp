@@ -170,11 +170,11 @@ class rules {
     raft::role role = role::follower;
     term_t term = 0;
     position log, acked;
-    std::optional<instant> heard;              // from a leader of its term
+    std::optional<instant> heard;  // from a leader of its term
     instant leads_since{}, members_since{};
     std::optional<instant> disk_waits_since;
-    bool quiet = false;                        // was, before the last tick
-    std::map<node_id, instant> contacts;       // of a leader, in its term
+    bool quiet = false;                   // was, before the last tick
+    std::map<node_id, instant> contacts;  // of a leader, in its term
   };
 
   void stands(const node& from, const message& of) {
@@ -231,7 +231,7 @@ class rules {
     const position end = *at.log.position_at(core.commit());
     require(end == committed[core.commit() - 1], "two nodes have committed different records");
     if (core.commit() == last.commit) return;
-    if (core.role() != role::leader) {
+    if (core.role() != role::leader && last.role != role::leader) {
       require(end.index <= at.log.acked().index, "a follower has committed what is not durable");
       return;
     }

@@ -74,7 +74,8 @@ struct core_options {
   instant heartbeat_interval = std::chrono::milliseconds(100);
 
   /// How soon this node stands for election, compared with others: the timeout of one with less waits longer, up to
-  /// another timeout at 1. 0: never.
+  /// another timeout at 1. 0: never; then the other voters should be a quorum without it, since one who has less than
+  /// it has is not elected with its vote.
   std::uint8_t priority = 100;
 
   /// A leader reads by its lease when its clock and those of its followers run at rates that differ by no more than
@@ -146,14 +147,15 @@ struct effects {
 struct append_plan {
   enum class what : std::uint8_t {
     nothing,   ///< wait: it has everything, or its window is full
-    records,   ///< from `next` on, as many as fit a message, at least one
+    records,   ///< from `next` on, not beyond `last`, as many as fit a message, at least one
     commit,    ///< no records; it should know `commit`, or be probed
     snapshot,  ///< the record before `next` is not kept any more
   };
   what send = what::nothing;
   index_t next = 0;
+  index_t last = 0;
   index_t commit = 0;
-  bool payloads = true;  ///< false: it is a witness
+  bool payloads = true;  ///< false: it is a witness, and a witness_record may stand for each data_record
 };
 
 /// See the top of this file. Thread safety: none.
@@ -177,7 +179,8 @@ class core {
   /// A record of this kind is wanted in the log. Leaders only.
   /// @param ec  not_leader; overloaded: too much is not committed yet, or leadership is being transferred.
   const effects& propose(record_kind kind, bytes_view payload, std::error_code& ec);
-  /// Changes the members. @param ec  as propose(); overloaded: the last change is not committed yet.
+  /// Changes the members. @param ec  as propose(); overloaded: the last change is not committed yet; wrong_node: the
+  /// leader would become a witness, with records that nobody else has.
   /// @param why  what is wrong with the change itself; nothing happens then.
   const effects& change_members(const change_list& changes, std::error_code& ec, change_error& why);
   /// Leaves a joint configuration that is not left by itself.
@@ -327,6 +330,7 @@ class core {
   void release_reads();
   void answer_read(const pending_read& read, index_t index);
   void refuse_reads();
+  [[nodiscard]] index_t durable_at_full_voters();
   void send_timeout_now_if_ready(const peer& to);
   peer* find_peer(node_id id);
   leading* as_leader() { return std::get_if<leading>(&state_); }

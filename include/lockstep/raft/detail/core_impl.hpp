@@ -159,7 +159,10 @@ const effects& core<Log>::change_members(const change_list& changes, std::error_
   if (!may_change_members(ec, why)) return done();
   change_result changed = apply(members(), changes);
   why = changed.error;
-  if (changed) begin_configuration(std::move(changed.config));
+  if (changed && changed.config.witnesses.contains(options_.id))
+    ec = errc::wrong_node;
+  else if (changed)
+    begin_configuration(std::move(changed.config));
   return done();
 }
 
@@ -324,14 +327,15 @@ void core<Log>::become_leader() {
 }
 
 // A node that the last configuration leaves out may be needed to commit that configuration: nobody else may have it
-// (dissertation, 4.2.2). So it stands as long as it does not know that it is not.
+// (dissertation, 4.2.2). So it stands as long as it does not know that it is not. One that any of them makes a witness
+// may lack payloads already.
 template <core_log Log>
 bool core<Log>::may_stand() const {
-  const bool may_vote =
-      std::any_of(configurations_.begin(), configurations_.end(), [&](const placed_configuration& each) {
-        return each.config.voters.contains(options_.id) && !each.config.witnesses.contains(options_.id);
-      });
-  return may_vote && options_.priority != 0 && durable_ >= options_.must_refill && hard_.term < max_epoch;
+  const auto any = [this](auto&& holds) { return std::any_of(configurations_.begin(), configurations_.end(), holds); };
+  const bool is_voter = any([&](const auto& each) { return each.config.voters.contains(options_.id); });
+  const bool is_witness = any([&](const auto& each) { return each.config.witnesses.contains(options_.id); });
+  return is_voter && !is_witness && options_.priority != 0 && durable_ >= options_.must_refill &&
+         hard_.term < max_epoch;
 }
 
 template <core_log Log>
@@ -438,7 +442,10 @@ void core<Log>::on_append_response(const message& of) {
     const index_t least = position(log_.base()).index;
     const index_t hint = last_possible_match(least, std::min(of.at.index, last_index_), of.at.epoch,
                                              [&](index_t index) { return term_at(index); });
-    (void)from->progress.on_reject(of.index, hint);
+    if (of.lost)
+      from->progress.on_loss(hint);
+    else
+      (void)from->progress.on_reject(of.index, hint);
     return;
   }
   if (of.index > last_index_) return;  // no node that follows this one says that
@@ -546,6 +553,7 @@ void core<Log>::reject_append(const message& of) {
   response.rejected = true;
   response.index = of.at.index;
   if (of.term < hard_.term) return;
+  response.lost = durable_ < options_.must_refill;
   const index_t from = std::min(of.at.index - 1, last_index_);
   const index_t common = last_possible_match(commit_, from, of.at.epoch, [&](index_t index) { return term_at(index); });
   response.at = {term_at(common), common, 0};
@@ -739,15 +747,39 @@ append_plan core<Log>::next_append(node_id to) {
   if (!target || target->progress.is_paused()) return plan;
   plan.next = target->progress.next();
   plan.commit = commit_;
-  plan.payloads = !members().witnesses.contains(to);
+  plan.last = members().witnesses.contains(to) ? durable_at_full_voters() : last_index_;
+  // Until it has the configuration that makes it a witness, and that is committed, it may still have to lead.
+  const placed_configuration& in_force = configurations_.front();
+  plan.payloads = !in_force.config.witnesses.contains(to) || !members().witnesses.contains(to) ||
+                  target->progress.match() < in_force.index;
   if (plan.next <= position(log_.base()).index) {
     plan.send = append_plan::what::snapshot;
-  } else if (plan.next <= last_index_) {
+  } else if (plan.next <= plan.last) {
     plan.send = append_plan::what::records;
   } else if (target->commit_sent < commit_ || target->progress.state() == progress::state_t::probe) {
     plan.send = append_plan::what::commit;
   }
   return plan;
+}
+
+// What a witness has and no voter who could lead: whoever has less is not elected with its vote, and it does not stand
+// itself. So it gets what such a voter has durable, of each half that decides, or decides again without the last
+// change.
+template <core_log Log>
+index_t core<Log>::durable_at_full_voters() {
+  index_t least = last_index_;
+  for (const placed_configuration* const each : {&configurations_.front(), &configurations_.back()}) {
+    for (const majority* const half : {&each->config.voters.incoming, &each->config.voters.outgoing}) {
+      index_t most = 0;
+      for (const node_id id : *half) {
+        const peer* const other = find_peer(id);
+        if (each->config.witnesses.contains(id)) continue;
+        most = std::max(most, id == options_.id ? durable_ : other ? other->progress.match() : 0);
+      }
+      if (!half->empty()) least = std::min(least, most);
+    }
+  }
+  return least;
 }
 
 template <core_log Log>
@@ -821,6 +853,9 @@ std::string core<Log>::broken_rule() const {
     return uncommitted_.bytes() == 0 && uncommitted_.messages() == 0 ? "" : "a follower counts uncommitted proposals";
   }
   if (last.epoch != hard_.term || last.index < lead->first_index) return "a leader has no record of its term";
+  if (members().witnesses.contains(options_.id)) return "a witness leads";
+  const bool is_settled = members_index() <= commit_ && commit_ >= lead->first_index;
+  if (is_settled && !members().voters.contains(options_.id)) return "a node leads that is no voter";
   if (uncommitted_.messages() != last.index - std::max(commit_, lead->first_index - 1)) {
     return "the number of uncommitted records is wrong";
   }
