@@ -50,6 +50,7 @@ class chaos {
     chosen.max_uncommitted_bytes = one_of<std::uint64_t>({100, 1 << 20, 1 << 20});
     chosen.lease_drift = one_of({0.0, 0.05, 0.3});
     chosen.disk_stall_timeout = chosen.election_timeout * one_of({2, 10});
+    chosen.quiesce_after = chosen.election_timeout * one_of({0, 0, 1});
     return chosen;
   }
   configuration draw_members() {

@@ -194,7 +194,7 @@ class cluster {
     node& to = nodes.at(of.to);
     const effects& answer = to.core->receive(of, clock(of.to));
     rules.received(to, of, answer, clock(of.to));
-    if (answer.offer_accepted) wanted_snapshots_[of.to] = of.from;
+    if (answer.offer_accepted) wanted_snapshots_[of.to] = snapshots_.at(of.at.index);
     perform(of.to, answer);
     if (installs_at_once) install(of.to);
   }
@@ -203,12 +203,12 @@ class cluster {
     const auto wanted = wanted_snapshots_.find(id);
     if (wanted == wanted_snapshots_.end()) return;
     node& to = nodes.at(id);
-    const std::optional<snapshot> sent = nodes.at(wanted->second).snap;
+    const snapshot sent = std::move(wanted->second);
     wanted_snapshots_.erase(wanted);
-    if (!to.core->needs_snapshot(sent->at)) return;
-    to.log.reset(sent->at);
+    if (!to.core->needs_snapshot(sent.at)) return;
+    to.log.reset(sent.at);
     to.snap = sent;
-    perform(id, to.core->installed(sent->at, sent->config, clock(id)));
+    perform(id, to.core->installed(sent.at, sent.config, clock(id)));
   }
   void sync(node_id id) {
     node& of = nodes.at(id);
@@ -247,7 +247,7 @@ class cluster {
     node& of = nodes.at(id);
     const index_t at = std::min(of.core->commit(), of.log.acked().index);
     if (at <= of.log.base().index) return;
-    of.snap = snapshot{*of.log.position_at(at), of.core->members_at(at)};
+    of.snap = snapshots_[at] = {*of.log.position_at(at), of.core->members_at(at)};
     of.log.compact(at + 1);
   }
 
@@ -373,8 +373,9 @@ class cluster {
     }
   }
 
-  std::map<node_id, node_id> wanted_snapshots_;  // by whom, from whom
-  std::map<std::uint64_t, std::size_t> asked_;   // what was committed when a read was asked for
+  std::map<index_t, snapshot> snapshots_;  // that anybody has made
+  std::map<node_id, snapshot> wanted_snapshots_;
+  std::map<std::uint64_t, std::size_t> asked_;  // what was committed when a read was asked for
 };
 
 }  // namespace lockstep::raft::test

@@ -142,7 +142,7 @@ class rules {
   /// After a tick.
   void ticked(const node& at, bool led, instant clock) {
     seen& last = seen_[at.id];
-    if (std::exchange(last.quiet, false)) last.leads_since = clock;
+    if (std::exchange(last.quiet, at.core->deadline() == instant::max())) last.leads_since = clock;
     if (!led || at.core->role() != role::leader) return;
     if (at.core->deadline() == instant::max()) return;
     const auto heard = [&](node_id id) -> std::optional<bool> {

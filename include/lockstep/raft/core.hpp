@@ -82,6 +82,11 @@ struct core_options {
   /// this fraction (0.01: one second in a hundred); 0: it asks a quorum for every round of reads.
   double lease_drift = 0;
 
+  /// When all is committed and every member has it, and nothing has happened for so long, the leader says so and sends
+  /// no more heartbeats, and nobody waits for them; 0: never. What then happens to a connection must be told at once,
+  /// by disconnected(): it is all that shows a follower that its quiet leader is gone.
+  instant quiesce_after{};
+
   inflights_limits in_flight;                       ///< what a follower is sent ahead of its answers
   std::uint64_t max_uncommitted_bytes = 64u << 20;  ///< more proposals are refused as overloaded
 
@@ -158,6 +163,32 @@ struct append_plan {
   bool payloads = true;  ///< false: it is a witness, and a witness_record may stand for each data_record
 };
 
+/// A core for people to look at. Plain data.
+struct peer_status {
+  node_id id = 0;
+  bool votes = false;
+  bool heard = false;  ///< from it within the last election timeout
+  progress::state_t state = progress::state_t::probe;
+  index_t match = 0;
+  index_t next = 0;
+  index_t lag = 0;  ///< how many records it is not known to have durable
+};
+struct core_status {
+  node_id id = 0;
+  raft::role role = raft::role::follower;
+  node_id leader = 0;  ///< 0: none is known
+  term_t term = 0;
+  index_t commit = 0;
+  index_t applicable = 0;
+  index_t last = 0;
+  bool quiet = false;
+  configuration members;
+  index_t members_index = 0;       ///< not committed while above `commit`
+  std::size_t quorum = 0;          ///< how many of the incoming voters decide
+  std::vector<peer_status> peers;  ///< of a leader: all other members
+  std::string last_change;         ///< why it last stood for election or gave up leading
+};
+
 /// See the top of this file. Thread safety: none.
 template <core_log Log>
 class core {
@@ -198,14 +229,15 @@ class core {
   /// What follows in the log was verified as it was appended: a configuration that counts from now on.
   const effects& adopt(index_t index, configuration config);
 
-  /// A snapshot replaces the log up to `at`, where the log begins now; `config` was in force there. Not unless
-  /// needs_snapshot(at), which the driver asks before it touches the log: while the snapshot was under way, this node
-  /// may have got, and acknowledged, what follows it.
+  /// A snapshot that was offered replaces the log up to `at`, where the log begins now; `config` was in force there.
+  /// Not unless needs_snapshot(at), which the driver asks before it touches the log: while the snapshot was under way,
+  /// this node may have got, and acknowledged, what follows it.
   const effects& installed(const position& at, configuration config, instant now);
   [[nodiscard]] bool needs_snapshot(const position& at);
 
   /// The connection with `other` is lost, and what was under way. Reads that a follower has asked its leader for are
-  /// refused: the answer may be lost, or belong to one that asked before a crash.
+  /// refused: the answer may be lost, or belong to one that asked before a crash. Who has lost a quiet leader waits for
+  /// it, or another one, no longer than usual.
   const effects& disconnected(node_id other, instant now);
 
   // --- shipping: what the driver asks of a leader for each other member ---
@@ -233,8 +265,9 @@ class core {
   [[nodiscard]] const configuration& members_at(index_t index) const;
   /// Where members() stands in the log; not committed while above commit().
   [[nodiscard]] index_t members_index() const noexcept { return configurations_.back().index; }
-  /// When tick() has something to do.
+  /// When tick() has something to do; instant::max(): not before another input.
   [[nodiscard]] instant deadline() const noexcept;
+  [[nodiscard]] core_status status() const;
   /// Of a leader: what it knows of another member; null for a stranger and when this node does not lead.
   [[nodiscard]] const progress* progress_of(node_id id) const;
   [[nodiscard]] std::uint64_t uncommitted_bytes() const noexcept { return uncommitted_.bytes(); }
@@ -254,6 +287,7 @@ class core {
   };
   struct following {
     node_id leader = 0;
+    bool quiet = false;  // that leader sends no heartbeats
   };
   struct standing {
     bool pre = false;
@@ -272,6 +306,8 @@ class core {
   struct leading {
     index_t first_index = 0;  // of this term: its epoch_record's
     std::vector<peer> peers;  // all other members, by id
+    enum class pace_t : std::uint8_t { beating, quiet, waking } pace = pace_t::beating;
+    instant active{};  // the last time that something happened
     instant heartbeat_due{};
     std::uint64_t round = 0;            // the last that was begun
     std::uint64_t confirmed = 0;        // the last that a quorum has answered
@@ -295,6 +331,11 @@ class core {
   void become_leader();
   [[nodiscard]] bool may_stand() const;
   [[nodiscard]] bool hears_leader() const;
+  [[nodiscard]] bool is_quiet() const noexcept;
+  [[nodiscard]] bool may_fall_quiet() const;
+  void fall_quiet();
+  void wake();
+  void resume();
   void reset_election_deadline();
 
   void on_vote_request(const message& of);

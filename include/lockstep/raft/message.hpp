@@ -49,6 +49,7 @@ struct message {
   std::uint64_t round = 0;
 
   bool pre = false;       ///< vote_request, vote_response: asks who would vote, before a term is begun (section 9.6)
+  bool quiet = false;     ///< heartbeat: the last one until something happens; the receiver need not wait for another
   bool transfer = false;  ///< vote_request: at the leader's own wish, so that nobody refuses for the leader's sake
   bool granted = false;   ///< vote_response
   bool rejected = false;  ///< append_response: `at` does not fit

@@ -47,7 +47,9 @@ const effects& core<Log>::done() {
 template <core_log Log>
 const effects& core<Log>::tick(instant now) {
   begin(now);
+  if (is_quiet()) return done();
   if (leading* const lead = as_leader()) {
+    if (lead->pace == leading::pace_t::waking) resume();
     const auto heard = [&](node_id id) -> std::optional<bool> {
       const peer* const other = find_peer(id);
       return !other || now_ - other->heard < options_.election_timeout;
@@ -58,7 +60,12 @@ const effects& core<Log>::tick(instant now) {
       become_follower(hard_.term, 0, "as leader its disk stood still");
     } else {
       if (lead->transfer_to != 0 && now_ >= lead->transfer_until) lead->transfer_to = 0;
-      if (now_ >= lead->heartbeat_due) begin_round();
+      if (now_ >= lead->heartbeat_due) {
+        if (may_fall_quiet())
+          fall_quiet();
+        else
+          begin_round();
+      }
     }
   } else if (now_ >= election_deadline_) {
     if (role() == raft::role::follower) follow(0);
@@ -73,6 +80,7 @@ const effects& core<Log>::tick(instant now) {
 template <core_log Log>
 const effects& core<Log>::receive(const message& of, instant now) {
   begin(now);
+  if (of.type != message_type::heartbeat_response) wake();
   const bool from_leader =
       of.type == message_type::append || of.type == message_type::heartbeat || of.type == message_type::snapshot_offer;
   // A pre-vote speaks of a term that nobody has begun.
@@ -180,6 +188,7 @@ template <core_log Log>
 const effects& core<Log>::read(std::uint64_t id, instant now, std::error_code& ec) {
   begin(now);
   ec.clear();
+  wake();
   if (as_leader()) {
     add_read(id, 0);
   } else if (leader() == 0) {
@@ -195,6 +204,7 @@ template <core_log Log>
 const effects& core<Log>::transfer(node_id to, instant now, std::error_code& ec) {
   begin(now);
   ec.clear();
+  wake();
   leading* const lead = as_leader();
   if (!lead) {
     ec = errc::not_leader;
@@ -242,9 +252,12 @@ const effects& core<Log>::disconnected(node_id other, instant now) {
     target->commit_sent = 0;
   }
   if (leading* const lead = as_leader()) {
+    wake();
     std::erase_if(lead->reads, [other](const pending_read& each) { return each.from == other; });
   } else if (leader() == other) {
     refuse_reads();
+    if (is_quiet()) reset_election_deadline();
+    std::get<following>(state_).quiet = false;
   }
   return done();
 }
@@ -274,7 +287,7 @@ template <core_log Log>
 void core<Log>::follow(node_id new_leader) {
   following& follower = std::get<following>(state_);
   if (follower.leader != new_leader) refuse_reads();
-  follower.leader = new_leader;
+  follower = {new_leader};
 }
 
 template <core_log Log>
@@ -340,7 +353,57 @@ bool core<Log>::may_stand() const {
 
 template <core_log Log>
 bool core<Log>::hears_leader() const {
-  return as_leader() || (heard_leader_ && now_ - *heard_leader_ < options_.election_timeout);
+  return as_leader() || is_quiet() || (heard_leader_ && now_ - *heard_leader_ < options_.election_timeout);
+}
+
+// --- quiet groups -----------------------------------------------------------------------------------------------
+
+template <core_log Log>
+bool core<Log>::is_quiet() const noexcept {
+  if (const leading* const lead = as_leader()) return lead->pace == leading::pace_t::quiet;
+  const following* const follower = std::get_if<following>(&state_);
+  return follower && follower->quiet;
+}
+
+template <core_log Log>
+bool core<Log>::may_fall_quiet() const {
+  const leading& lead = *as_leader();
+  if (options_.quiesce_after == instant() || now_ - lead.active < options_.quiesce_after) return false;
+  if (commit_ != last_index_ || durable_ != last_index_ || !lead.reads.empty() || lead.transfer_to != 0) return false;
+  return std::all_of(lead.peers.begin(), lead.peers.end(), [&](const peer& each) {
+    return each.progress.match() == last_index_ && each.round == lead.round;
+  });
+}
+
+template <core_log Log>
+void core<Log>::fall_quiet() {
+  begin_round();
+  for (message& each : effects_.send) each.quiet = each.type == message_type::heartbeat;
+  as_leader()->pace = leading::pace_t::quiet;
+}
+
+// A follower trusts its leader once more, and that one hears of it if somebody has reason not to.
+template <core_log Log>
+void core<Log>::wake() {
+  if (leading* const lead = as_leader()) {
+    lead->active = now_;
+    if (lead->pace == leading::pace_t::quiet) lead->pace = leading::pace_t::waking;
+  } else if (is_quiet()) {
+    std::get<following>(state_).quiet = false;
+    heard_leader_ = now_;
+    reset_election_deadline();
+  }
+}
+
+// By a tick, since not every input knows the time.
+template <core_log Log>
+void core<Log>::resume() {
+  leading& lead = *as_leader();
+  lead.pace = leading::pace_t::beating;
+  lead.active = now_;
+  if (lead.disk_waits_since) lead.disk_waits_since = now_;
+  for (peer& each : lead.peers) each.heard = now_;
+  begin_round();
 }
 
 template <core_log Log>
@@ -460,6 +523,8 @@ void core<Log>::on_heartbeat(const message& of) {
   known_commit_ = std::max(known_commit_, of.commit);
   matched_ = std::max(matched_, std::min(of.commit, last_index_));
   commit_what_is_known();
+  const bool has_everything = commit_ == of.commit && commit_ == last_index_ && durable_ == last_index_;
+  std::get<following>(state_).quiet = of.quiet && has_everything;
   answer(of, message_type::heartbeat_response).round = of.round;
   acknowledge_more();  // what became durable while no leader was known
 }
@@ -577,6 +642,7 @@ void core<Log>::add_own(record_kind kind, bytes_view payload) {
   ++last_index_;
   last_term_ = hard_.term;
   uncommitted_.add(last_index_, payload.size());
+  wake();
   auto& disk_waits_since = as_leader()->disk_waits_since;
   if (!disk_waits_since) disk_waits_since = now_;
 }
@@ -762,21 +828,23 @@ append_plan core<Log>::next_append(node_id to) {
   return plan;
 }
 
-// What a witness has and no voter who could lead: whoever has less is not elected with its vote, and it does not stand
-// itself. So it gets what such a voter has durable, of each half that decides, or decides again without the last
-// change.
+// Whoever has less than a witness is not elected with its vote, and it does not stand itself. So it gets what a voter
+// who can lead has durable, of each half that decides now, or decides again if the last change is not committed (the
+// one before it is). Of who is no member any more this node knows nothing.
 template <core_log Log>
 index_t core<Log>::durable_at_full_voters() {
   index_t least = last_index_;
-  for (const placed_configuration* const each : {&configurations_.front(), &configurations_.back()}) {
-    for (const majority* const half : {&each->config.voters.incoming, &each->config.voters.outgoing}) {
-      index_t most = 0;
+  const std::size_t count = configurations_.size();
+  for (std::size_t i = count - std::min<std::size_t>(count, 2); i != count; ++i) {
+    const configuration& each = configurations_[i].config;
+    for (const majority* const half : {&each.voters.incoming, &each.voters.outgoing}) {
+      std::optional<index_t> most;
       for (const node_id id : *half) {
         const peer* const other = find_peer(id);
-        if (each->config.witnesses.contains(id)) continue;
-        most = std::max(most, id == options_.id ? durable_ : other ? other->progress.match() : 0);
+        if (each.witnesses.contains(id) || (!other && id != options_.id)) continue;
+        most = std::max(most.value_or(0), other ? other->progress.match() : durable_);
       }
-      if (!half->empty()) least = std::min(least, most);
+      least = std::min(least, most.value_or(least));
     }
   }
   return least;
@@ -826,8 +894,36 @@ const configuration& core<Log>::members_at(index_t index) const {
 
 template <core_log Log>
 instant core<Log>::deadline() const noexcept {
+  if (is_quiet()) return instant::max();
   const leading* const lead = as_leader();
-  return lead ? lead->heartbeat_due : election_deadline_;
+  if (!lead) return election_deadline_;
+  return lead->pace == leading::pace_t::waking ? now_ : lead->heartbeat_due;
+}
+
+template <core_log Log>
+core_status core<Log>::status() const {
+  core_status of;
+  of.id = options_.id;
+  of.role = role();
+  of.leader = leader();
+  of.term = hard_.term;
+  of.commit = commit_;
+  of.applicable = applicable();
+  of.last = position(log_.last()).index;
+  of.quiet = is_quiet();
+  of.members = members();
+  of.members_index = members_index();
+  of.quorum = members().voters.incoming.quorum();
+  of.last_change = last_change_;
+  const leading* const lead = as_leader();
+  if (!lead) return of;
+  for (const peer& each : lead->peers) {
+    const bool heard = now_ - each.heard < options_.election_timeout;
+    const progress& known = each.progress;
+    of.peers.push_back({each.id, members().voters.contains(each.id), heard, known.state(), known.match(), known.next(),
+                        of.last - std::min(of.last, known.match())});
+  }
+  return of;
 }
 
 template <core_log Log>
