@@ -1,119 +1,20 @@
-// A Raft group of pure cores for tests: logs in memory, a network and disks that do what the test says or what chance
-// brings, and the rules of figure 3 of the Raft paper checked after every step.
+// A Raft group of pure cores for tests: logs in memory, a network, disks and clocks that do what the test says or what
+// chance brings, and Raft's rules checked after every step (rules.hpp).
 #pragma once
 
-#include "lockstep/log/codec.hpp"
-#include "lockstep/raft/core.hpp"
-
-#include <gtest/gtest.h>
+#include "memory_log.hpp"
+#include "rules.hpp"
 
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
-#include <random>
 #include <set>
 #include <string>
 #include <vector>
 
 namespace lockstep::raft::test {
-
-/// What append_log is to a core.
-class memory_log {
- public:
-  [[nodiscard]] position base() const { return base_; }
-  [[nodiscard]] position last() const { return records_.empty() ? base_ : records_.back().at; }
-  [[nodiscard]] position acked() const { return acked_; }
-  [[nodiscard]] std::optional<position> position_at(index_t index) const {
-    if (index == base_.index) return base_;
-    if (index < base_.index || index > last().index) return std::nullopt;
-    return of(index).at;
-  }
-
-  void append(epoch_t epoch, record_kind kind, bytes_view payload) {
-    stored made;
-    made.bytes.resize(log_format::record_bytes(payload.size()));
-    made.kind = kind;
-    made.at = log_codec::encode_record(made.bytes.data(), last(), epoch, kind, {&payload, 1});
-    records_.push_back(std::move(made));
-  }
-  /// @return whether all of them continue the log.
-  bool append(const record_batch& batch) {
-    bytes_view rest = batch.bytes();
-    while (!rest.empty()) {
-      record next;
-      if (log_codec::decode_record(rest, last(), next) != log_codec::record_verdict::ok) return false;
-      const std::size_t size = log_format::record_bytes(next.payload.size());
-      records_.push_back(
-          {next.position(), next.kind, {rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(size)}});
-      rest = rest.subspan(size);
-    }
-    return true;
-  }
-  [[nodiscard]] record_batch batch(index_t first, std::size_t most) const {
-    auto bytes = std::make_shared<std::vector<std::byte>>();
-    index_t next = first;
-    for (; next <= last().index && next - first < most; ++next) {
-      bytes->insert(bytes->end(), of(next).bytes.begin(), of(next).bytes.end());
-    }
-    return {*bytes, first, next - 1, bytes};
-  }
-  [[nodiscard]] record_kind kind_of(index_t index) const { return of(index).kind; }
-  [[nodiscard]] bytes_view payload_of(index_t index) const {
-    record found;
-    (void)log_codec::decode_record(of(index).bytes, *position_at(index - 1), found);
-    return found.payload;
-  }
-
-  void truncate(index_t keep) {
-    records_.resize(keep - base_.index);
-    if (acked_.index > keep) acked_ = last();
-  }
-  void compact(index_t first_kept) {
-    const position base = *position_at(first_kept - 1);
-    records_.erase(records_.begin(), records_.begin() + static_cast<std::ptrdiff_t>(base.index - base_.index));
-    base_ = base;
-  }
-  void reset(const position& to) {
-    records_.clear();
-    base_ = acked_ = to;
-  }
-  void sync(index_t up_to) {
-    if (up_to > acked_.index) acked_ = *position_at(std::min(up_to, last().index));
-  }
-  /// What is not durable is gone.
-  void lose_power() { truncate(acked_.index); }
-
- private:
-  struct stored {
-    position at;
-    record_kind kind = data_record;
-    std::vector<std::byte> bytes;
-  };
-  [[nodiscard]] const stored& of(index_t index) const { return records_[index - base_.index - 1]; }
-
-  position base_, acked_;
-  std::vector<stored> records_;
-};
-
-using core_type = core<memory_log>;
-
-struct snapshot {
-  position at;
-  configuration config;
-};
-
-/// A node: what survives its crashes, and its core while it is up.
-struct node {
-  node_id id = 0;
-  core_options options;
-  memory_log log;
-  hard_state hard;
-  std::optional<snapshot> snap;
-  configuration bootstrap;
-  std::unique_ptr<core_type> core;
-};
 
 /// The network between two nodes, one way: what was sent and has not arrived.
 using link_queue = std::deque<message>;
@@ -125,15 +26,35 @@ class cluster {
   std::map<std::pair<node_id, node_id>, link_queue> links;
   std::set<std::pair<node_id, node_id>> cut;     // directed
   std::map<std::uint64_t, released_read> reads;  // answered
-  std::map<term_t, node_id> leaders;             // of every term so far
-  std::vector<position> committed;               // by index - 1, by whichever node was first
-  bool ships_at_once = true;                     // perform() also ships whatever may be shipped
+  raft::test::rules rules{nodes};
+  bool ships_at_once = true;     // perform() also ships whatever may be shipped
+  bool installs_at_once = true;  // a snapshot that is wanted is there at once; or when install() is called
+  std::set<node_id> slow_disks;  // settle() does not wait for these
 
+  cluster() = default;
+  cluster(const cluster&) = delete;
   /// Nodes 1 to `voters`, all up.
-  explicit cluster(node_id voters, const core_options& like = {}) {
+  explicit cluster(node_id voters, const core_options& like = {}) : cluster(first_voters(voters), like) {}
+  /// The members of `first`, all up.
+  explicit cluster(const configuration& first, const core_options& like = {}) {
+    first.for_each_member([&](node_id id) { add(id, like, first); });
+  }
+  static configuration first_voters(node_id count) {
     configuration all;
-    for (node_id id = 1; id <= voters; ++id) all.voters.incoming.insert(id);
-    for (node_id id = 1; id <= voters; ++id) add(id, like, all);
+    for (node_id id = 1; id <= count; ++id) all.voters.incoming.insert(id);
+    return all;
+  }
+
+  /// A node that is down has a log from elsewhere: records of these terms, all durable.
+  void give(node_id id, std::initializer_list<term_t> terms) {
+    node& to = nodes.at(id);
+    to.core.reset();
+    for (const term_t term : terms) {
+      to.log.append(term, data_record, as_bytes("given"));
+      to.hard.term = term;
+    }
+    to.log.sync(to.log.last().index);
+    start(to);
   }
 
   node& add(node_id id, core_options options, configuration bootstrap = {}) {
@@ -160,43 +81,39 @@ class cluster {
       if (of.log.kind_of(i) != config_record) continue;
       stored.configurations.push_back({i, *decode_configuration(of.log.payload_of(i))});
     }
-    of.core = std::make_unique<core_type>(of.options, of.log, std::move(stored), now);
-    for (const auto& [other, unused] : nodes) lose_connection(of.id, other);
+    of.core = std::make_unique<core_type>(of.options, of.log, std::move(stored), clock(of.id));
+    rules.started(of, clock(of.id));
+    lose_connections(of.id);
   }
+  void start(node_id id) { start(nodes.at(id)); }
   void crash(node_id id, bool power = true) {
     node& of = nodes.at(id);
     of.core.reset();
     if (power) of.log.lose_power();
-    for (const auto& [other, unused] : nodes) lose_connection(id, other);
+    wanted_snapshots_.erase(id);
+    lose_connections(id);
+  }
+  /// Its disk has lost all behind `kept`, and it knows. (design: C6)
+  void damage(node_id id, index_t kept) {
+    node& of = nodes.at(id);
+    crash(id);
+    of.options.must_refill = std::max(of.options.must_refill, of.log.acked().index);
+    of.log.truncate(std::max(kept, of.log.base().index));
   }
 
   core_type& operator[](node_id id) { return *nodes.at(id).core; }
   [[nodiscard]] bool up(node_id id) const { return nodes.at(id).core != nullptr; }
+  [[nodiscard]] index_t last(node_id id) const { return nodes.at(id).log.last().index; }
+  /// The node's own clock.
+  [[nodiscard]] instant clock(node_id id) const {
+    return instant(static_cast<std::int64_t>(static_cast<double>(now.count()) * nodes.at(id).clock_rate));
+  }
 
-  /// What a driver does with effects, and the rules.
+  /// What a driver does with effects; then the rules.
   void perform(node_id id, const effects& of) {
     node& at = nodes.at(id);
-    if (!of.broken.empty()) {
-      ADD_FAILURE() << "node " << id << ": " << of.broken;
-      return;
-    }
-    const effects doing = of;  // what is done may be another input
-    if (doing.persist) at.hard = *doing.persist;
-    if (doing.truncate) at.log.truncate(*doing.truncate);
-    const index_t before = at.log.last().index;
-    EXPECT_TRUE(at.log.append(doing.append));
-    for (const own_record& each : doing.append_own) at.log.append(at.core->term(), each.kind, each.payload);
-    if (!doing.append.empty()) {
-      for (index_t i = before + 1; i <= at.log.last().index; ++i) {
-        if (at.log.kind_of(i) == config_record) {
-          perform(id, at.core->adopt(i, *decode_configuration(at.log.payload_of(i))));
-        }
-      }
-    }
-    for (const message& each : doing.send) post(each);
-    for (const released_read& each : doing.reads) reads[each.id] = each;
-    if (doing.offer_accepted) wants_snapshot.insert(id);
-    check(at);
+    carry_out(at, of);
+    rules.hold(at, clock(id));
     if (ships_at_once) ship(id);
   }
 
@@ -232,7 +149,10 @@ class cluster {
         case append_plan::what::commit: {
           made.type = message_type::append;
           made.at = *at.log.position_at(plan.next - 1);
-          if (plan.send == append_plan::what::records) made.records = at.log.batch(plan.next, most_records);
+          if (plan.send == append_plan::what::records) {
+            const std::size_t most = std::min<std::size_t>(most_records, plan.last - plan.next + 1);
+            made.records = at.log.batch(plan.next, most, plan.payloads);
+          }
           const index_t last = made.records.empty() ? plan.next - 1 : made.records.last();
           at.core->sent(to, last, made.records.bytes().size(), plan);
           post(made);
@@ -241,6 +161,24 @@ class cluster {
     }
   }
 
+  /// A message as `from` would send it now, of its term.
+  [[nodiscard]] message made(message_type type, node_id from, node_id to) const {
+    message made;
+    made.type = type;
+    made.from = from;
+    made.to = to;
+    made.term = nodes.at(from).hard.term;
+    return made;
+  }
+  /// The first message of this type that is under way, which then is not any more.
+  std::optional<message> take(message_type type, node_id from, node_id to) {
+    auto& queue = links[{from, to}];
+    const auto found = std::find_if(queue.begin(), queue.end(), [type](const message& of) { return of.type == type; });
+    if (found == queue.end()) return std::nullopt;
+    const message taken = *found;
+    queue.erase(found);
+    return taken;
+  }
   void post(const message& of) {
     if (!cut.contains({of.from, of.to}) && nodes.contains(of.to) && up(of.to)) links[{of.from, of.to}].push_back(of);
   }
@@ -254,25 +192,39 @@ class cluster {
   }
   void receive(const message& of) {
     node& to = nodes.at(of.to);
-    perform(of.to, to.core->receive(of, now));
-    if (!wants_snapshot.erase(of.to)) return;
-    // The bytes of a snapshot come in one piece here.
-    const std::optional<snapshot>& sent = nodes.at(of.from).snap;
-    if (!sent || sent->at.index < of.at.index) return;
-    to.log.reset(sent->at);
+    const effects& answer = to.core->receive(of, clock(of.to));
+    rules.received(to, of, answer, clock(of.to));
+    if (answer.offer_accepted) wanted_snapshots_[of.to] = snapshots_.at(of.at.index);
+    perform(of.to, answer);
+    if (installs_at_once) install(of.to);
+  }
+  /// The bytes of the snapshot that the node wants have come, if it still needs them.
+  void install(node_id id) {
+    const auto wanted = wanted_snapshots_.find(id);
+    if (wanted == wanted_snapshots_.end()) return;
+    node& to = nodes.at(id);
+    const snapshot sent = std::move(wanted->second);
+    wanted_snapshots_.erase(wanted);
+    if (!to.core->needs_snapshot(sent.at)) return;
+    to.log.reset(sent.at);
     to.snap = sent;
-    perform(of.to, to.core->installed(sent->at, sent->config, now));
+    perform(id, to.core->installed(sent.at, sent.config, clock(id)));
   }
   void sync(node_id id) {
     node& of = nodes.at(id);
     of.log.sync(of.log.last().index);
-    if (of.core) perform(id, of.core->persisted(now));
+    if (of.core) perform(id, of.core->persisted(clock(id)));
   }
   void lose_connection(node_id a, node_id b) {
     links[{a, b}].clear();
     links[{b, a}].clear();
-    if (up(a)) (*this)[a].disconnected(b);
-    if (up(b)) (*this)[b].disconnected(a);
+    if (up(a)) perform(a, (*this)[a].disconnected(b, clock(a)));
+    if (up(b)) perform(b, (*this)[b].disconnected(a, clock(b)));
+  }
+  void lose_connections(node_id id) {
+    for (const auto& [other, unused] : nodes) {
+      if (other != id) lose_connection(id, other);
+    }
   }
   /// Nothing that `from` sends reaches `to`.
   void cut_off(node_id from, node_id to) {
@@ -295,7 +247,7 @@ class cluster {
     node& of = nodes.at(id);
     const index_t at = std::min(of.core->commit(), of.log.acked().index);
     if (at <= of.log.base().index) return;
-    of.snap = snapshot{*of.log.position_at(at), of.core->members_at(at)};
+    of.snap = snapshots_[at] = {*of.log.position_at(at), of.core->members_at(at)};
     of.log.compact(at + 1);
   }
 
@@ -305,7 +257,7 @@ class cluster {
       any = false;
       for (auto& [id, of] : nodes) {
         if (!of.core) continue;
-        if (of.log.acked() != of.log.last()) sync(id), any = true;
+        if (of.log.acked() != of.log.last() && !slow_disks.contains(id)) sync(id), any = true;
         any = ship(id) || any;
       }
       for (auto& [ends, queue] : links) {
@@ -313,10 +265,21 @@ class cluster {
       }
     }
   }
+  /// Time passes for this node alone, until it has something to do.
+  void wake(node_id id) {
+    now = std::max(now, (*this)[id].deadline());
+    tick(id);
+  }
+  void tick(node_id id) {
+    node& of = nodes.at(id);
+    const bool led = of.core->role() == role::leader;
+    perform(id, of.core->tick(clock(id)));
+    rules.ticked(of, led, clock(id));
+  }
   void tick_all(instant by) {
     now += by;
     for (auto& [id, of] : nodes) {
-      if (of.core) perform(id, of.core->tick(now));
+      if (of.core) tick(id);
     }
   }
   /// Lets time pass, with everything working that is not cut off.
@@ -338,11 +301,24 @@ class cluster {
     }
     return found;
   }
+  /// The nodes beside the leader, from 1 on.
+  [[nodiscard]] node_id follower(std::size_t which = 1) const {
+    for (const auto& [id, unused] : nodes) {
+      if (id != leader() && --which == 0) return id;
+    }
+    return 0;
+  }
+  /// This node leads.
+  void elect(node_id id) {
+    require(run_until([&] {
+              if (leader() == 0) wake(id), settle();
+              return leader() == id && (*this)[id].commit() == last(id);
+            }),
+            "node ", id, " does not lead");
+  }
   node_id elect() {
-    EXPECT_TRUE(run_until([&] {
-      const node_id id = leader();
-      return id != 0 && (*this)[id].commit() == nodes.at(id).log.last().index;
-    })) << "no leader";
+    const bool elected = run_until([&] { return leader() != 0 && (*this)[leader()].commit() == last(leader()); });
+    require(elected, "no leader");
     return leader();
   }
 
@@ -351,37 +327,55 @@ class cluster {
     perform(id, (*this)[id].propose(data_record, as_bytes(text), ec));
     return !ec;
   }
+  /// Asks for an index to read at; `reads` will have it.
   std::error_code read(node_id id, std::uint64_t read_id) {
     std::error_code ec;
-    perform(id, (*this)[id].read(read_id, now, ec));
+    asked_[read_id] = rules.committed.size();
+    const effects& answer = (*this)[id].read(read_id, clock(id), ec);
+    const bool leads = (*this)[id].role() == role::leader;
+    if (leads && !answer.reads.empty() && answer.reads.back().id == read_id) rules.served(nodes.at(id));
+    perform(id, answer);
+    return ec;
+  }
+  change_error change_members(node_id id, const change_list& changes, std::error_code& ec) {
+    change_error why{};
+    perform(id, (*this)[id].change_members(changes, ec, why));
+    return why;
+  }
+  std::error_code transfer(node_id id, node_id to) {
+    std::error_code ec;
+    perform(id, (*this)[id].transfer(to, clock(id), ec));
     return ec;
   }
 
  private:
-  // Figure 3 of the paper.
-  void check(const node& at) {
-    const core_type& core = *at.core;
-    ASSERT_EQ(core.broken_rule(), "") << "node " << at.id;
-    if (core.role() == role::leader) {
-      const auto [known, is_new] = leaders.try_emplace(core.term(), at.id);
-      ASSERT_EQ(known->second, at.id) << "two leaders in term " << core.term();
-      // Leader completeness: it has all that is committed, when its term begins.
-      if (is_new) {
-        for (index_t i = std::max<index_t>(at.log.base().index, 1); i <= committed.size(); ++i) {
-          ASSERT_EQ(at.log.position_at(i), committed[i - 1]) << "the leader lacks a committed record";
-        }
+  void carry_out(node& at, const effects& of) {
+    require(of.broken.empty(), "node ", at.id, ": ", of.broken);
+    const effects doing = of;  // what is done may be another input
+    if (doing.persist) at.hard = *doing.persist;
+    if (doing.truncate) at.log.truncate(*doing.truncate);
+    const index_t before = at.log.last().index;
+    require(at.log.append(doing.append), "node ", at.id, " is to append what does not continue its log");
+    for (const own_record& each : doing.append_own) at.log.append(at.core->term(), each.kind, each.payload);
+    for (index_t i = before + 1; !doing.append.empty() && i <= at.log.last().index; ++i) {
+      if (at.log.kind_of(i) == config_record) {
+        carry_out(at, at.core->adopt(i, *decode_configuration(at.log.payload_of(i))));
       }
     }
-    for (index_t i = at.log.base().index + 1; i <= core.commit(); ++i) {
-      if (i > committed.size()) {
-        ASSERT_EQ(i, committed.size() + 1) << "somebody has committed behind a gap";
-        committed.push_back(*at.log.position_at(i));
-      }
-      ASSERT_EQ(*at.log.position_at(i), committed[i - 1]) << "two nodes have committed different records";
+    for (const message& each : doing.send) {
+      rules.sent(at, each);
+      post(each);
+    }
+    for (const released_read& each : doing.reads) {
+      require(each.index == 0 || each.index >= asked_[each.id],
+              "a read misses what was committed when it was asked for (dissertation, 6.4)");
+      reads[each.id] = each;
     }
   }
 
-  std::set<node_id> wants_snapshot;
+  std::map<index_t, snapshot> snapshots_;  // that anybody has made
+  std::map<node_id, snapshot> wanted_snapshots_;
+  std::map<std::uint64_t, std::size_t> asked_;  // what was committed when a read was asked for
 };
 
 }  // namespace lockstep::raft::test

@@ -74,12 +74,18 @@ struct core_options {
   instant heartbeat_interval = std::chrono::milliseconds(100);
 
   /// How soon this node stands for election, compared with others: the timeout of one with less waits longer, up to
-  /// another timeout at 1. 0: never.
+  /// another timeout at 1. 0: never; then the other voters should be a quorum without it, since one who has less than
+  /// it has is not elected with its vote.
   std::uint8_t priority = 100;
 
   /// A leader reads by its lease when its clock and those of its followers run at rates that differ by no more than
   /// this fraction (0.01: one second in a hundred); 0: it asks a quorum for every round of reads.
   double lease_drift = 0;
+
+  /// When all is committed and every member has it, and nothing has happened for so long, the leader says so and sends
+  /// no more heartbeats, and nobody waits for them; 0: never. What then happens to a connection must be told at once,
+  /// by disconnected(): it is all that shows a follower that its quiet leader is gone.
+  instant quiesce_after{};
 
   inflights_limits in_flight;                       ///< what a follower is sent ahead of its answers
   std::uint64_t max_uncommitted_bytes = 64u << 20;  ///< more proposals are refused as overloaded
@@ -146,14 +152,41 @@ struct effects {
 struct append_plan {
   enum class what : std::uint8_t {
     nothing,   ///< wait: it has everything, or its window is full
-    records,   ///< from `next` on, as many as fit a message, at least one
+    records,   ///< from `next` on, not beyond `last`, as many as fit a message, at least one
     commit,    ///< no records; it should know `commit`, or be probed
     snapshot,  ///< the record before `next` is not kept any more
   };
   what send = what::nothing;
   index_t next = 0;
+  index_t last = 0;
   index_t commit = 0;
-  bool payloads = true;  ///< false: it is a witness
+  bool payloads = true;  ///< false: it is a witness, and a witness_record may stand for each data_record
+};
+
+/// A core for people to look at. Plain data.
+struct peer_status {
+  node_id id = 0;
+  bool votes = false;
+  bool heard = false;  ///< from it within the last election timeout
+  progress::state_t state = progress::state_t::probe;
+  index_t match = 0;
+  index_t next = 0;
+  index_t lag = 0;  ///< how many records it is not known to have durable
+};
+struct core_status {
+  node_id id = 0;
+  raft::role role = raft::role::follower;
+  node_id leader = 0;  ///< 0: none is known
+  term_t term = 0;
+  index_t commit = 0;
+  index_t applicable = 0;
+  index_t last = 0;
+  bool quiet = false;
+  configuration members;
+  index_t members_index = 0;       ///< not committed while above `commit`
+  std::size_t quorum = 0;          ///< how many of the incoming voters decide
+  std::vector<peer_status> peers;  ///< of a leader: all other members
+  std::string last_change;         ///< why it last stood for election or gave up leading
 };
 
 /// See the top of this file. Thread safety: none.
@@ -177,14 +210,15 @@ class core {
   /// A record of this kind is wanted in the log. Leaders only.
   /// @param ec  not_leader; overloaded: too much is not committed yet, or leadership is being transferred.
   const effects& propose(record_kind kind, bytes_view payload, std::error_code& ec);
-  /// Changes the members. @param ec  as propose(); overloaded: the last change is not committed yet.
+  /// Changes the members. @param ec  as propose(); overloaded: the last change is not committed yet; wrong_node: the
+  /// leader would become a witness, with records that nobody else has.
   /// @param why  what is wrong with the change itself; nothing happens then.
   const effects& change_members(const change_list& changes, std::error_code& ec, change_error& why);
   /// Leaves a joint configuration that is not left by itself.
   const effects& leave_joint(std::error_code& ec, change_error& why);
 
   /// Asks for an index to read at: effects.reads answers by the same id, now or later. Followers ask their leader.
-  /// @param id  different for each read of this node's life.
+  /// @param id  different for each read that this node waits for.
   /// @param ec  not_leader: there is no leader to ask.
   const effects& read(std::uint64_t id, instant now, std::error_code& ec);
 
@@ -195,8 +229,16 @@ class core {
   /// What follows in the log was verified as it was appended: a configuration that counts from now on.
   const effects& adopt(index_t index, configuration config);
 
-  /// A snapshot replaces the log up to `at`, where the log begins now; `config` was in force there.
+  /// A snapshot that was offered replaces the log up to `at`, where the log begins now; `config` was in force there.
+  /// Not unless needs_snapshot(at), which the driver asks before it touches the log: while the snapshot was under way,
+  /// this node may have got, and acknowledged, what follows it.
   const effects& installed(const position& at, configuration config, instant now);
+  [[nodiscard]] bool needs_snapshot(const position& at);
+
+  /// The connection with `other` is lost, and what was under way. Reads that a follower has asked its leader for are
+  /// refused: the answer may be lost, or belong to one that asked before a crash. Who has lost a quiet leader waits for
+  /// it, or another one, no longer than usual.
+  const effects& disconnected(node_id other, instant now);
 
   // --- shipping: what the driver asks of a leader for each other member ---
 
@@ -206,8 +248,6 @@ class core {
   /// A snapshot of the records up to `index` is under way; or has failed; or has arrived, which its answer confirms.
   void snapshot_sent(node_id to, index_t index);
   void snapshot_failed(node_id to);
-  /// What was sent and not acknowledged is lost.
-  void disconnected(node_id from);
 
   // --- what is so ---
 
@@ -225,8 +265,9 @@ class core {
   [[nodiscard]] const configuration& members_at(index_t index) const;
   /// Where members() stands in the log; not committed while above commit().
   [[nodiscard]] index_t members_index() const noexcept { return configurations_.back().index; }
-  /// When tick() has something to do.
+  /// When tick() has something to do; instant::max(): not before another input.
   [[nodiscard]] instant deadline() const noexcept;
+  [[nodiscard]] core_status status() const;
   /// Of a leader: what it knows of another member; null for a stranger and when this node does not lead.
   [[nodiscard]] const progress* progress_of(node_id id) const;
   [[nodiscard]] std::uint64_t uncommitted_bytes() const noexcept { return uncommitted_.bytes(); }
@@ -246,6 +287,7 @@ class core {
   };
   struct following {
     node_id leader = 0;
+    bool quiet = false;  // that leader sends no heartbeats
   };
   struct standing {
     bool pre = false;
@@ -264,6 +306,8 @@ class core {
   struct leading {
     index_t first_index = 0;  // of this term: its epoch_record's
     std::vector<peer> peers;  // all other members, by id
+    enum class pace_t : std::uint8_t { beating, quiet, waking } pace = pace_t::beating;
+    instant active{};  // the last time that something happened
     instant heartbeat_due{};
     std::uint64_t round = 0;            // the last that was begun
     std::uint64_t confirmed = 0;        // the last that a quorum has answered
@@ -272,6 +316,7 @@ class core {
     std::vector<pending_read> reads;
     node_id transfer_to = 0;
     instant transfer_until{};
+    bool gave_way = false;  // a timeout_now was sent: whenever it arrives, nobody waits for this leader's lease to end
     std::optional<instant> disk_waits_since;  // while not all is durable: the last time that more became durable
   };
 
@@ -279,12 +324,18 @@ class core {
   const effects& done();
 
   void become_follower(term_t term, node_id new_leader, std::string why);
+  void enter_term(hard_state next);
   void follow(node_id new_leader);
   void stand(bool pre, bool transferred, std::string why);
   void count_votes();
   void become_leader();
   [[nodiscard]] bool may_stand() const;
   [[nodiscard]] bool hears_leader() const;
+  [[nodiscard]] bool is_quiet() const noexcept;
+  [[nodiscard]] bool may_fall_quiet() const;
+  void fall_quiet();
+  void wake();
+  void resume();
   void reset_election_deadline();
 
   void on_vote_request(const message& of);
@@ -302,6 +353,7 @@ class core {
   void take_back(index_t keep);
   void commit_what_is_known();
   void acknowledge(node_id to);
+  void acknowledge_more();
   void reject_append(const message& of);
   message& send(node_id to, message_type type);
   message& answer(const message& of, message_type type) { return send(of.from, type); }
@@ -319,6 +371,7 @@ class core {
   void release_reads();
   void answer_read(const pending_read& read, index_t index);
   void refuse_reads();
+  [[nodiscard]] index_t durable_at_full_voters();
   void send_timeout_now_if_ready(const peer& to);
   peer* find_peer(node_id id);
   leading* as_leader() { return std::get_if<leading>(&state_); }
@@ -337,7 +390,7 @@ class core {
   index_t durable_ = 0;       // in the log here
   index_t commit_ = 0;        // never falls
   index_t matched_ = 0;       // follower: up to here the log is as the leader of this term has it
-  index_t acknowledged_ = 0;  // follower: what that leader was told
+  index_t acknowledged_ = 0;  // follower: what the leader of this term was told
   index_t known_commit_ = 0;  // follower: what some leader has committed, whether it is here or not
   std::vector<placed_configuration> configurations_;  // the one in force at commit_, and all behind it
   std::variant<following, standing, leading> state_;

@@ -44,14 +44,16 @@ struct message {
   /// append_response: the last index that is durable and as the leader has it; when rejected, the index that was asked
   /// for. read_response: the index to read at; 0: this node does not lead.
   index_t index = 0;
-  /// heartbeat, heartbeat_response, append, append_response: the leader's round of asking whether it still leads.
+  /// heartbeat, heartbeat_response: the leader's round of asking whether it still leads.
   /// read_request, read_response: which of the follower's reads.
   std::uint64_t round = 0;
 
   bool pre = false;       ///< vote_request, vote_response: asks who would vote, before a term is begun (section 9.6)
+  bool quiet = false;     ///< heartbeat: the last one until something happens; the receiver need not wait for another
   bool transfer = false;  ///< vote_request: at the leader's own wish, so that nobody refuses for the leader's sake
   bool granted = false;   ///< vote_response
   bool rejected = false;  ///< append_response: `at` does not fit
+  bool lost = false;      ///< append_response, rejected: this node may have acknowledged what its disk has lost since
 
   /// append: records that follow `at`, with sound headers and rising indexes; their chain is checked as they are
   /// appended.

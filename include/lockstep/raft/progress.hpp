@@ -92,15 +92,12 @@ class progress {
     assert(next > 0);
   }
 
-  /// Heard from since the leader last looked; the leader sets it at each message and clears it when it looks.
-  bool recent_active = false;
-
   /// Has no vote; the leader keeps it equal to the configuration.
   bool learner;
 
   [[nodiscard]] state_t state() const noexcept { return state_; }
 
-  /// The last index that the follower is known to have in common with the leader. Never falls.
+  /// The last index that the follower is known to have in common with the leader. Falls by on_loss() only.
   [[nodiscard]] index_t match() const noexcept { return match_; }
 
   /// The first index of the next message; greater than match().
@@ -144,6 +141,13 @@ class progress {
   /// @param hint  the greatest index that the two logs may have in common, see last_possible_match().
   /// @return false when the nack is stale and nothing was done; true when the leader should send anew from next().
   bool on_reject(index_t rejected, index_t hint) noexcept;
+
+  /// The follower's disk has lost what it had acknowledged: all behind `hint` may be missing.
+  void on_loss(index_t hint) noexcept {
+    if (state_ == state_t::snapshot) return;
+    match_ = std::min(match_, hint);
+    enter(state_t::probe, match_ + 1);
+  }
 
   /// The follower answered a heartbeat: a probe that has no answer yet may be lost, and another one may be sent.
   void on_heartbeat() noexcept { probe_sent_ = false; }

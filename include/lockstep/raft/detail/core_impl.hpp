@@ -47,7 +47,9 @@ const effects& core<Log>::done() {
 template <core_log Log>
 const effects& core<Log>::tick(instant now) {
   begin(now);
+  if (is_quiet()) return done();
   if (leading* const lead = as_leader()) {
+    if (lead->pace == leading::pace_t::waking) resume();
     const auto heard = [&](node_id id) -> std::optional<bool> {
       const peer* const other = find_peer(id);
       return !other || now_ - other->heard < options_.election_timeout;
@@ -58,10 +60,15 @@ const effects& core<Log>::tick(instant now) {
       become_follower(hard_.term, 0, "as leader its disk stood still");
     } else {
       if (lead->transfer_to != 0 && now_ >= lead->transfer_until) lead->transfer_to = 0;
-      if (now_ >= lead->heartbeat_due) begin_round();
+      if (now_ >= lead->heartbeat_due) {
+        if (may_fall_quiet())
+          fall_quiet();
+        else
+          begin_round();
+      }
     }
   } else if (now_ >= election_deadline_) {
-    follow(0);
+    if (role() == raft::role::follower) follow(0);
     if (may_stand())
       stand(true, false, "it did not hear from a leader");
     else
@@ -73,6 +80,7 @@ const effects& core<Log>::tick(instant now) {
 template <core_log Log>
 const effects& core<Log>::receive(const message& of, instant now) {
   begin(now);
+  if (of.type != message_type::heartbeat_response) wake();
   const bool from_leader =
       of.type == message_type::append || of.type == message_type::heartbeat || of.type == message_type::snapshot_offer;
   // A pre-vote speaks of a term that nobody has begun.
@@ -117,7 +125,7 @@ const effects& core<Log>::persisted(instant now) {
     update_commit();
   } else {
     commit_what_is_known();
-    if (leader() != 0 && std::min(matched_, durable_) > acknowledged_) acknowledge(leader());
+    acknowledge_more();
   }
   return done();
 }
@@ -159,7 +167,10 @@ const effects& core<Log>::change_members(const change_list& changes, std::error_
   if (!may_change_members(ec, why)) return done();
   change_result changed = apply(members(), changes);
   why = changed.error;
-  if (changed) begin_configuration(std::move(changed.config));
+  if (changed && changed.config.witnesses.contains(options_.id))
+    ec = errc::wrong_node;
+  else if (changed)
+    begin_configuration(std::move(changed.config));
   return done();
 }
 
@@ -177,6 +188,7 @@ template <core_log Log>
 const effects& core<Log>::read(std::uint64_t id, instant now, std::error_code& ec) {
   begin(now);
   ec.clear();
+  wake();
   if (as_leader()) {
     add_read(id, 0);
   } else if (leader() == 0) {
@@ -192,6 +204,7 @@ template <core_log Log>
 const effects& core<Log>::transfer(node_id to, instant now, std::error_code& ec) {
   begin(now);
   ec.clear();
+  wake();
   leading* const lead = as_leader();
   if (!lead) {
     ec = errc::not_leader;
@@ -216,12 +229,36 @@ const effects& core<Log>::adopt(index_t index, configuration config) {
 template <core_log Log>
 const effects& core<Log>::installed(const position& at, configuration config, instant now) {
   begin(now);
-  assert(at.index > commit_ && at.index == last_index_);
+  assert(at.index > commit_ && at.index >= matched_ && at.index == last_index_);
   durable_ = commit_ = at.index;
   matched_ = std::max(matched_, commit_);
   known_commit_ = std::max(known_commit_, commit_);
   configurations_.assign(1, {at.index, std::move(config)});
   if (leader() != 0) acknowledge(leader());
+  return done();
+}
+
+template <core_log Log>
+bool core<Log>::needs_snapshot(const position& at) {
+  look_at_log();
+  return at.index > commit_ && (at.index > last_index_ || term_at(at.index) != at.epoch);
+}
+
+template <core_log Log>
+const effects& core<Log>::disconnected(node_id other, instant now) {
+  begin(now);
+  if (peer* const target = find_peer(other)) {
+    target->progress.become_probe();
+    target->commit_sent = 0;
+  }
+  if (leading* const lead = as_leader()) {
+    wake();
+    std::erase_if(lead->reads, [other](const pending_read& each) { return each.from == other; });
+  } else if (leader() == other) {
+    refuse_reads();
+    if (is_quiet()) reset_election_deadline();
+    std::get<following>(state_).quiet = false;
+  }
   return done();
 }
 
@@ -231,30 +268,34 @@ template <core_log Log>
 void core<Log>::become_follower(term_t term, node_id new_leader, std::string why) {
   assert(term >= hard_.term);
   if (role() != raft::role::follower) last_change_ = "term " + std::to_string(term) + ": " + std::move(why);
-  if (term > hard_.term) hard_ = {term, 0};
+  if (term > hard_.term) enter_term({term, 0});
   refuse_reads();
   uncommitted_.clear();
+  state_ = following{new_leader};
+  reset_election_deadline();
+}
+
+// Another leader's log is another one.
+template <core_log Log>
+void core<Log>::enter_term(hard_state next) {
+  hard_ = next;
   matched_ = commit_;
   acknowledged_ = 0;
-  state_ = following{};
-  follow(new_leader);
-  reset_election_deadline();
 }
 
 template <core_log Log>
 void core<Log>::follow(node_id new_leader) {
-  following* const follower = std::get_if<following>(&state_);
-  if (!follower || follower->leader == new_leader) return;
-  for (const std::uint64_t id : forwarded_reads_) effects_.reads.push_back({id, 0});
-  forwarded_reads_.clear();
-  follower->leader = new_leader;
+  following& follower = std::get<following>(state_);
+  if (follower.leader != new_leader) refuse_reads();
+  follower = {new_leader};
 }
 
 template <core_log Log>
 void core<Log>::stand(bool pre, bool transferred, std::string why) {
   assert(may_stand());
+  refuse_reads();
   last_change_ = "term " + std::to_string(hard_.term + 1) + ": " + why;
-  if (!pre) hard_ = {hard_.term + 1, options_.id};
+  if (!pre) enter_term({hard_.term + 1, options_.id});
   state_ = standing{pre, {{options_.id, true}}};  // which counts for nothing unless it is a voter
   reset_election_deadline();
   members().voters.for_each([&](node_id voter) {
@@ -299,19 +340,70 @@ void core<Log>::become_leader() {
 }
 
 // A node that the last configuration leaves out may be needed to commit that configuration: nobody else may have it
-// (dissertation, 4.2.2). So it stands as long as it does not know that it is not.
+// (dissertation, 4.2.2). So it stands as long as it does not know that it is not. One that any of them makes a witness
+// may lack payloads already.
 template <core_log Log>
 bool core<Log>::may_stand() const {
-  const bool may_vote =
-      std::any_of(configurations_.begin(), configurations_.end(), [&](const placed_configuration& each) {
-        return each.config.voters.contains(options_.id) && !each.config.witnesses.contains(options_.id);
-      });
-  return may_vote && options_.priority != 0 && durable_ >= options_.must_refill && hard_.term < max_epoch;
+  const auto any = [this](auto&& holds) { return std::any_of(configurations_.begin(), configurations_.end(), holds); };
+  const bool is_voter = any([&](const auto& each) { return each.config.voters.contains(options_.id); });
+  const bool is_witness = any([&](const auto& each) { return each.config.witnesses.contains(options_.id); });
+  return is_voter && !is_witness && options_.priority != 0 && durable_ >= options_.must_refill &&
+         hard_.term < max_epoch;
 }
 
 template <core_log Log>
 bool core<Log>::hears_leader() const {
-  return as_leader() || (heard_leader_ && now_ - *heard_leader_ < options_.election_timeout);
+  return as_leader() || is_quiet() || (heard_leader_ && now_ - *heard_leader_ < options_.election_timeout);
+}
+
+// --- quiet groups -----------------------------------------------------------------------------------------------
+
+template <core_log Log>
+bool core<Log>::is_quiet() const noexcept {
+  if (const leading* const lead = as_leader()) return lead->pace == leading::pace_t::quiet;
+  const following* const follower = std::get_if<following>(&state_);
+  return follower && follower->quiet;
+}
+
+template <core_log Log>
+bool core<Log>::may_fall_quiet() const {
+  const leading& lead = *as_leader();
+  if (options_.quiesce_after == instant() || now_ - lead.active < options_.quiesce_after) return false;
+  if (commit_ != last_index_ || durable_ != last_index_ || !lead.reads.empty() || lead.transfer_to != 0) return false;
+  return std::all_of(lead.peers.begin(), lead.peers.end(), [&](const peer& each) {
+    return each.progress.match() == last_index_ && each.round == lead.round;
+  });
+}
+
+template <core_log Log>
+void core<Log>::fall_quiet() {
+  begin_round();
+  for (message& each : effects_.send) each.quiet = each.type == message_type::heartbeat;
+  as_leader()->pace = leading::pace_t::quiet;
+}
+
+// A follower trusts its leader once more, and that one hears of it if somebody has reason not to.
+template <core_log Log>
+void core<Log>::wake() {
+  if (leading* const lead = as_leader()) {
+    lead->active = now_;
+    if (lead->pace == leading::pace_t::quiet) lead->pace = leading::pace_t::waking;
+  } else if (is_quiet()) {
+    std::get<following>(state_).quiet = false;
+    heard_leader_ = now_;
+    reset_election_deadline();
+  }
+}
+
+// By a tick, since not every input knows the time.
+template <core_log Log>
+void core<Log>::resume() {
+  leading& lead = *as_leader();
+  lead.pace = leading::pace_t::beating;
+  lead.active = now_;
+  if (lead.disk_waits_since) lead.disk_waits_since = now_;
+  for (peer& each : lead.peers) each.heard = now_;
+  begin_round();
 }
 
 template <core_log Log>
@@ -413,7 +505,10 @@ void core<Log>::on_append_response(const message& of) {
     const index_t least = position(log_.base()).index;
     const index_t hint = last_possible_match(least, std::min(of.at.index, last_index_), of.at.epoch,
                                              [&](index_t index) { return term_at(index); });
-    (void)from->progress.on_reject(of.index, hint);
+    if (of.lost)
+      from->progress.on_loss(hint);
+    else
+      (void)from->progress.on_reject(of.index, hint);
     return;
   }
   if (of.index > last_index_) return;  // no node that follows this one says that
@@ -428,7 +523,10 @@ void core<Log>::on_heartbeat(const message& of) {
   known_commit_ = std::max(known_commit_, of.commit);
   matched_ = std::max(matched_, std::min(of.commit, last_index_));
   commit_what_is_known();
+  const bool has_everything = commit_ == of.commit && commit_ == last_index_ && durable_ == last_index_;
+  std::get<following>(state_).quiet = of.quiet && has_everything;
   answer(of, message_type::heartbeat_response).round = of.round;
+  acknowledge_more();  // what became durable while no leader was known
 }
 
 template <core_log Log>
@@ -466,8 +564,7 @@ void core<Log>::on_timeout_now(const message& of) {
 template <core_log Log>
 void core<Log>::on_snapshot_offer(const message& of) {
   if (!accept_leader(of)) return;
-  const bool is_known = of.at.index <= commit_ || (of.at.index <= last_index_ && term_at(of.at.index) == of.at.epoch);
-  if (!is_known) {
+  if (needs_snapshot(of.at)) {
     effects_.offer_accepted = true;
     return;
   }
@@ -511,11 +608,17 @@ void core<Log>::acknowledge(node_id to) {
 }
 
 template <core_log Log>
+void core<Log>::acknowledge_more() {
+  if (leader() != 0 && std::min(matched_, durable_) > acknowledged_) acknowledge(leader());
+}
+
+template <core_log Log>
 void core<Log>::reject_append(const message& of) {
   message& response = answer(of, message_type::append_response);
   response.rejected = true;
   response.index = of.at.index;
   if (of.term < hard_.term) return;
+  response.lost = durable_ < options_.must_refill;
   const index_t from = std::min(of.at.index - 1, last_index_);
   const index_t common = last_possible_match(commit_, from, of.at.epoch, [&](index_t index) { return term_at(index); });
   response.at = {term_at(common), common, 0};
@@ -539,6 +642,7 @@ void core<Log>::add_own(record_kind kind, bytes_view payload) {
   ++last_index_;
   last_term_ = hard_.term;
   uncommitted_.add(last_index_, payload.size());
+  wake();
   auto& disk_waits_since = as_leader()->disk_waits_since;
   if (!disk_waits_since) disk_waits_since = now_;
 }
@@ -648,7 +752,7 @@ void core<Log>::add_read(std::uint64_t id, node_id from) {
 template <core_log Log>
 bool core<Log>::has_lease() const {
   const leading& lead = *as_leader();
-  if (options_.lease_drift <= 0 || !lead.lease_from || lead.transfer_to != 0) return false;
+  if (options_.lease_drift <= 0 || !lead.lease_from || lead.gave_way) return false;
   const double part = (1 - options_.lease_drift) / (1 + options_.lease_drift);
   return static_cast<double>((now_ - *lead.lease_from).count()) <
          part * static_cast<double>(options_.election_timeout.count());
@@ -677,6 +781,7 @@ void core<Log>::answer_read(const pending_read& read, index_t index) {
 
 template <core_log Log>
 void core<Log>::refuse_reads() {
+  for (const std::uint64_t id : std::exchange(forwarded_reads_, {})) effects_.reads.push_back({id, 0});
   leading* const lead = as_leader();
   if (!lead) return;
   for (const pending_read& each : lead->reads) answer_read(each, 0);
@@ -685,7 +790,9 @@ void core<Log>::refuse_reads() {
 
 template <core_log Log>
 void core<Log>::send_timeout_now_if_ready(const peer& to) {
-  if (to.progress.match() == last_index_) send(to.id, message_type::timeout_now);
+  if (to.progress.match() != last_index_) return;
+  send(to.id, message_type::timeout_now);
+  as_leader()->gave_way = true;
 }
 
 template <core_log Log>
@@ -706,15 +813,41 @@ append_plan core<Log>::next_append(node_id to) {
   if (!target || target->progress.is_paused()) return plan;
   plan.next = target->progress.next();
   plan.commit = commit_;
-  plan.payloads = !members().witnesses.contains(to);
+  plan.last = members().witnesses.contains(to) ? durable_at_full_voters() : last_index_;
+  // Until it has the configuration that makes it a witness, and that is committed, it may still have to lead.
+  const placed_configuration& in_force = configurations_.front();
+  plan.payloads = !in_force.config.witnesses.contains(to) || !members().witnesses.contains(to) ||
+                  target->progress.match() < in_force.index;
   if (plan.next <= position(log_.base()).index) {
     plan.send = append_plan::what::snapshot;
-  } else if (plan.next <= last_index_) {
+  } else if (plan.next <= plan.last) {
     plan.send = append_plan::what::records;
   } else if (target->commit_sent < commit_ || target->progress.state() == progress::state_t::probe) {
     plan.send = append_plan::what::commit;
   }
   return plan;
+}
+
+// Whoever has less than a witness is not elected with its vote, and it does not stand itself. So it gets what a voter
+// who can lead has durable, of each half that decides now, or decides again if the last change is not committed (the
+// one before it is). Of who is no member any more this node knows nothing.
+template <core_log Log>
+index_t core<Log>::durable_at_full_voters() {
+  index_t least = last_index_;
+  const std::size_t count = configurations_.size();
+  for (std::size_t i = count - std::min<std::size_t>(count, 2); i != count; ++i) {
+    const configuration& each = configurations_[i].config;
+    for (const majority* const half : {&each.voters.incoming, &each.voters.outgoing}) {
+      std::optional<index_t> most;
+      for (const node_id id : *half) {
+        const peer* const other = find_peer(id);
+        if (each.witnesses.contains(id) || (!other && id != options_.id)) continue;
+        most = std::max(most.value_or(0), other ? other->progress.match() : durable_);
+      }
+      least = std::min(least, most.value_or(least));
+    }
+  }
+  return least;
 }
 
 template <core_log Log>
@@ -733,14 +866,6 @@ void core<Log>::snapshot_sent(node_id to, index_t index) {
 template <core_log Log>
 void core<Log>::snapshot_failed(node_id to) {
   if (peer* const target = find_peer(to)) target->progress.abort_snapshot();
-}
-
-template <core_log Log>
-void core<Log>::disconnected(node_id from) {
-  peer* const target = find_peer(from);
-  if (!target) return;
-  target->progress.become_probe();
-  target->commit_sent = 0;
 }
 
 // --- what is so -------------------------------------------------------------------------------------------------
@@ -769,8 +894,36 @@ const configuration& core<Log>::members_at(index_t index) const {
 
 template <core_log Log>
 instant core<Log>::deadline() const noexcept {
+  if (is_quiet()) return instant::max();
   const leading* const lead = as_leader();
-  return lead ? lead->heartbeat_due : election_deadline_;
+  if (!lead) return election_deadline_;
+  return lead->pace == leading::pace_t::waking ? now_ : lead->heartbeat_due;
+}
+
+template <core_log Log>
+core_status core<Log>::status() const {
+  core_status of;
+  of.id = options_.id;
+  of.role = role();
+  of.leader = leader();
+  of.term = hard_.term;
+  of.commit = commit_;
+  of.applicable = applicable();
+  of.last = position(log_.last()).index;
+  of.quiet = is_quiet();
+  of.members = members();
+  of.members_index = members_index();
+  of.quorum = members().voters.incoming.quorum();
+  of.last_change = last_change_;
+  const leading* const lead = as_leader();
+  if (!lead) return of;
+  for (const peer& each : lead->peers) {
+    const bool heard = now_ - each.heard < options_.election_timeout;
+    const progress& known = each.progress;
+    of.peers.push_back({each.id, members().voters.contains(each.id), heard, known.state(), known.match(), known.next(),
+                        of.last - std::min(of.last, known.match())});
+  }
+  return of;
 }
 
 template <core_log Log>
@@ -796,6 +949,9 @@ std::string core<Log>::broken_rule() const {
     return uncommitted_.bytes() == 0 && uncommitted_.messages() == 0 ? "" : "a follower counts uncommitted proposals";
   }
   if (last.epoch != hard_.term || last.index < lead->first_index) return "a leader has no record of its term";
+  if (members().witnesses.contains(options_.id)) return "a witness leads";
+  const bool is_settled = members_index() <= commit_ && commit_ >= lead->first_index;
+  if (is_settled && !members().voters.contains(options_.id)) return "a node leads that is no voter";
   if (uncommitted_.messages() != last.index - std::max(commit_, lead->first_index - 1)) {
     return "the number of uncommitted records is wrong";
   }
