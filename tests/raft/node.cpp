@@ -1,0 +1,130 @@
+// Raft nodes whole, with logs, connections and state machines, in a simulated world.
+#include "lockstep/raft/node.hpp"
+
+#include "lockstep/sim.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lockstep::raft::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Adds up, and remembers in which order.
+struct adder {
+  std::vector<std::string> applied;
+
+  void apply(const entry& next, byte_buffer& result) {
+    applied.emplace_back(as_text(next.payload));
+    result.append(as_bytes(std::to_string(applied.size())));
+  }
+  awaitable<void> snapshot(snapshot_sink&) { co_return; }
+  awaitable<void> restore(snapshot_source&) { co_return; }
+};
+static_assert(state_machine<adder>);
+
+struct group {
+  std::size_t size;
+  std::vector<std::shared_ptr<adder>> machines;
+  std::vector<basic_node<sim::env, adder>*> nodes;
+  std::vector<std::string> acknowledged;
+  std::uint64_t proposed = 0;
+  sim::world world;  // last: its end needs the rest
+
+  explicit group(std::uint64_t seed, std::size_t of = 3) : size(of), machines(of), nodes(of), world(seed) {
+    for (std::size_t i = 0; i < size; ++i) {
+      sim::node& made = world.add_node("n" + std::to_string(i + 1));
+      made.start([this, i](sim::env& on) { return live(on, i); });
+    }
+  }
+
+  awaitable<void> live(sim::env& on, std::size_t i) {
+    machines[i] = std::make_shared<adder>();
+    node_options options;
+    options.core.id = i + 1;
+    options.cluster = "test";
+    options.directory = "/data";
+    for (std::size_t other = 1; other <= size; ++other) {
+      options.members[other] = "n" + std::to_string(other) + ":7000";
+    }
+    const auto node = co_await basic_node<sim::env, adder>::open(on, options, *machines[i]);
+    struct shown {
+      basic_node<sim::env, adder>*& place;
+      ~shown() { place = nullptr; }
+    } const seen{nodes[i]};
+    nodes[i] = node.get();
+    std::error_code ec;
+    lockstep::server_options serving;
+    serving.channel = node->hello();
+    basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
+    if (ec) throw std::system_error(ec);
+    server.on(raft_purpose, [&](basic_channel<sim::env>& from) { return node->serve(from); });
+    task_group running(on.get_executor());
+    running.spawn(server.run());
+    running.spawn(node->run());
+    running.spawn(propose_now_and_then(on, *node));
+    co_await running.join();
+  }
+
+  awaitable<void> propose_now_and_then(sim::env& on, basic_node<sim::env, adder>& node) {
+    sim::env::timer timer(on);
+    for (;;) {
+      timer.expires_after(std::chrono::milliseconds(1 + on.random() % 50));
+      (void)co_await timer.wait();
+      if (node.core().role() != role::leader) continue;
+      const std::string command = std::to_string(++proposed);
+      const outcome done = co_await node.propose(as_bytes(command), 2s);
+      if (done.ok()) acknowledged.push_back(command);
+    }
+  }
+
+  [[nodiscard]] bool agrees() const {
+    const std::vector<std::string>* longest = nullptr;
+    for (const auto& each : machines) {
+      if (each && (!longest || each->applied.size() > longest->size())) longest = &each->applied;
+    }
+    for (const auto& each : machines) {
+      if (each && !std::equal(each->applied.begin(), each->applied.end(), longest->begin())) return false;
+    }
+    for (const std::string& each : acknowledged) {
+      if (std::count(longest->begin(), longest->end(), each) != 1) return false;
+    }
+    return true;
+  }
+};
+
+TEST(raft_node, three_nodes_elect_a_leader_and_apply_what_it_takes) {
+  group of(1);
+  ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= 100; }, 30s));
+  EXPECT_TRUE(of.agrees());
+}
+
+TEST(raft_node, crashes_and_power_losses_lose_nothing_that_was_acknowledged) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    group of(seed);
+    sim::random_stream random = of.world.random("crashes");
+    for (int round = 0; round < 10; ++round) {
+      of.world.run_for(std::chrono::milliseconds(random.below(4000)));
+      sim::node& victim = *of.world.nodes()[random.below(of.size)];
+      if (random.chance(0.5))
+        victim.crash();
+      else
+        victim.lose_power(sim::power_cut::seeded(random()));
+      of.world.run_for(std::chrono::milliseconds(random.below(4000)));
+      victim.start();
+      ASSERT_TRUE(of.agrees()) << "round " << round;
+    }
+    const std::size_t before = of.acknowledged.size();
+    ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= before + 20; }, 30s));
+    EXPECT_TRUE(of.agrees());
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::raft::test
