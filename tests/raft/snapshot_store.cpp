@@ -417,6 +417,24 @@ TEST(raft_snapshot_store, a_file_of_another_length_is_damaged) {
   EXPECT_NE(what_of([&] { use_newest(disk, state); }), "");
 }
 
+TEST(raft_snapshot_store, blocks_that_are_good_and_a_trailer_that_names_others_are_damaged_and_not_received) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{0, 32, 40}) {
+    elsewhere other(9, state_at(9, size));
+    other.info.id.checksum += 1;
+    const auto trailer = snapshot_format::trailer{other.info.id.bytes, other.info.id.checksum}.encode();
+    std::copy(trailer.begin(), trailer.end(), other.file.end() - 32);
+    faulty_disk disk;
+    disk.replace(file_name(9), other.file);
+    std::string state;
+    EXPECT_NE(what_of([&] { use_newest(disk, state); }), "") << size;
+
+    faulty_disk empty;
+    life now(empty);
+    EXPECT_EQ(error_of([&] { now.opened().receive_whole(other.info.id, other.file); }), errc::corrupt) << size;
+    EXPECT_FALSE(now.store->newest());
+  }
+}
+
 TEST(raft_snapshot_store, a_file_under_another_name_is_damaged) {
   const elsewhere other(9);
   faulty_disk disk;
@@ -676,20 +694,38 @@ TEST(raft_snapshot_store, f1_a_failed_sync_ends_it_for_good_and_it_can_still_be_
 }
 
 TEST(raft_snapshot_store, f2_what_a_failed_sync_left_of_a_part_is_written_again) {
-  const elsewhere other(9);
+  const std::string state = state_at(9, 20000);  // some pages
+  const elsewhere other(9, state);
+  snapshot_options options = small_options();
+  options.sync_bytes = 1 << 20;
   faulty_disk disk;
   {
     life now(disk);
-    now.opened();
+    now.opened(options);
     const auto receiver = now.receive(other.info.id);
-    run(now.io, bring(*receiver, other.file, 50));
+    run(now.io, bring(*receiver, other.file, 1000));
     disk.inject({.kinds = {op_kind::datasync}});
     disk.inject({.kinds = {op_kind::remove}});
     EXPECT_EQ(error_of([&] { (void)run(now.io, receiver->finish()); }), disk_error(EIO));
     EXPECT_TRUE(disk.exists(file_name(9, ".part")));
   }
-  life next(disk);
-  next.opened().receive_whole(other.info.id, other.file);
+  life(disk).opened(options).receive_whole(other.info.id, other.file);
+  faulty_disk after = disk.power_loss(power_cut{});
+  life last(after);
+  EXPECT_EQ(last.opened().store->newest()->id, other.info.id);
+  EXPECT_EQ(read_state(*last.store, 9), state);
+}
+
+TEST(raft_snapshot_store, f2_a_name_that_a_failed_sync_left_is_durable_before_a_new_life_sees_it) {
+  faulty_disk disk;
+  {
+    life now(disk);
+    now.opened();
+    disk.inject({.kinds = {op_kind::sync_directory}});
+    EXPECT_EQ(error_of([&] { now.write(9); }), disk_error(EIO));
+    EXPECT_FALSE(now.store->newest());
+  }
+  EXPECT_EQ(found_in(disk), testing_list{9});
   faulty_disk after = disk.power_loss(power_cut{});
   EXPECT_EQ(found_in(after), testing_list{9});
 }
