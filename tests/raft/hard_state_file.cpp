@@ -363,6 +363,22 @@ TEST(raft_hard_state_file, f2_what_a_failed_sync_left_in_the_cache_is_durable_be
   EXPECT_EQ(found_in(after), found);
 }
 
+TEST(raft_hard_state_file, a_write_that_has_begun_is_seen_through) {
+  faulty_disk disk;
+  life now(disk);
+  now.opened();
+  disk.hold_syncs();
+  auto writing = start(now.io, now.file->write({1, 2}));
+  (void)poll(now.io);
+  ASSERT_EQ(disk.held_syncs(), 1u);
+  EXPECT_EQ(now.file->state(), hard_state());
+  writing.cancel();
+  disk.release_syncs();
+  ASSERT_TRUE(run_until(now.io, [&] { return writing.done(); }));
+  EXPECT_EQ(writing.error(), std::error_code());
+  EXPECT_EQ(now.file->state(), (hard_state{1, 2}));
+}
+
 // --- the real environment -------------------------------------------------------------------------------------------
 
 TEST(raft_hard_state_file, keeps_its_contract_on_real_files) {

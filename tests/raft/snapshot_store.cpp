@@ -271,7 +271,7 @@ TEST(raft_snapshot_store, is_synced_as_it_grows) {
   now.opened();  // a sync each 100 bytes, with every fifth block
   const auto syncs = [&] { return disk.operations(op_kind::datasync); };
   std::uint64_t before = syncs();
-  now.write(8, state_at(9, 1000));
+  now.write(8, state_at(9, 1000), block_bytes);
   EXPECT_EQ(syncs() - before, other.file.size() / 5 / 24 + 1);
   before = syncs();
   now.receive_whole(other.info.id, other.file, 24);
@@ -664,6 +664,61 @@ TEST(raft_snapshot_store, is_not_complete_when_the_header_claims_to_be_longer_th
   EXPECT_EQ(receiver->offset(), 0u);
 }
 
+// --- cancellation ---------------------------------------------------------------------------------------------------
+
+TEST(raft_snapshot_store, a_snapshot_that_is_being_made_durable_is_seen_through) {
+  const elsewhere other(9);
+  for (const bool receiving : {false, true}) {
+    faulty_disk disk;
+    life now(disk);
+    now.opened();
+    std::unique_ptr<life::store_type::writer> writer;
+    std::unique_ptr<life::store_type::receiver> receiver;
+    if (receiving) {
+      receiver = now.receive(other.info.id);
+      run(now.io, bring(*receiver, other.file, 1000));
+    } else {
+      writer = now.store->begin(at(9), some_members());
+      run(now.io, writer->write(as_bytes(state_at(9))));
+    }
+    disk.hold_syncs();
+    auto finishing = start(now.io, receiving ? receiver->finish() : writer->finish());
+    (void)poll(now.io);
+    ASSERT_EQ(disk.held_syncs(), 1u);
+    finishing.cancel();
+    disk.release_syncs();
+    ASSERT_TRUE(run_until(now.io, [&] { return finishing.done(); }));
+    EXPECT_EQ(finishing.error(), std::error_code());
+    EXPECT_EQ(now.store->newest()->id.at, at(9));
+    faulty_disk after = disk.power_loss(power_cut{});
+    EXPECT_EQ(found_in(after), testing_list{9});
+  }
+}
+
+awaitable<void> write_twice(life::store_type::receiver& to, bytes_view file) {
+  co_await to.write(0, file.first(200));
+  co_await to.write(200, file.subspan(200, 10));
+}
+
+TEST(raft_snapshot_store, who_is_cancelled_while_receiving_goes_on_where_it_was) {
+  const elsewhere other(9);
+  faulty_disk disk;
+  life now(disk);
+  now.opened();
+  const auto receiver = now.receive(other.info.id);
+  disk.hold_syncs();
+  auto writing = start(now.io, write_twice(*receiver, other.file));
+  (void)poll(now.io);
+  ASSERT_EQ(disk.held_syncs(), 1u);
+  writing.cancel();
+  disk.release_syncs();
+  ASSERT_TRUE(run_until(now.io, [&] { return writing.done(); }));
+  EXPECT_EQ(writing.error(), asio::error::operation_aborted);
+  EXPECT_EQ(receiver->offset(), 200u);
+  run(now.io, bring(*receiver, other.file, 1000));
+  EXPECT_EQ(run(now.io, receiver->finish()).id, other.info.id);
+}
+
 // --- full disks and failing ones ------------------------------------------------------------------------------------
 
 TEST(raft_snapshot_store, p4_a_full_disk_leaves_it_as_it_was) {
@@ -715,7 +770,7 @@ TEST(raft_snapshot_store, f1_a_failed_sync_ends_it_for_good_and_it_can_still_be_
       EXPECT_EQ(error_of([&] { now.remove_older(1); }), errc::log_failed);
       EXPECT_EQ(now.store->newest()->id.at, at(4));
       EXPECT_EQ(read_state(*now.store, 4), state_at(4));
-      EXPECT_FALSE(disk.exists(file_name(9, receiving ? ".part" : ".tmp")));
+      EXPECT_FALSE(disk.exists(file_name(9, ".tmp")));
     }
   }
 }
@@ -732,7 +787,6 @@ TEST(raft_snapshot_store, f2_what_a_failed_sync_left_of_a_part_is_written_again)
     const auto receiver = now.receive(other.info.id);
     run(now.io, bring(*receiver, other.file, 1000));
     disk.inject({.kinds = {op_kind::datasync}});
-    disk.inject({.kinds = {op_kind::remove}});
     EXPECT_EQ(error_of([&] { (void)run(now.io, receiver->finish()); }), disk_error(EIO));
     EXPECT_TRUE(disk.exists(file_name(9, ".part")));
   }
