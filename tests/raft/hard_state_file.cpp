@@ -148,7 +148,7 @@ TEST(raft_hard_state_file, writes_its_slots_in_turn) {
   disk.on_operation([&](const op& each) {
     if (each.kind == op_kind::pwrite) offsets.push_back(each.offset);
   });
-  for (const term_t term : {1, 2, 3, 4}) now.write({term, 0});
+  for (const term_t term : std::initializer_list<term_t>{1, 2, 3, 4}) now.write({term, 0});
   ASSERT_EQ(offsets.size(), 4u);
   EXPECT_NE(offsets[0], offsets[1]);
   EXPECT_EQ(offsets[2], offsets[0]);
@@ -158,7 +158,7 @@ TEST(raft_hard_state_file, writes_its_slots_in_turn) {
 TEST(raft_hard_state_file, a_new_life_leaves_the_last_ones_newest_slot_alone_until_there_is_another) {
   faulty_disk disk;
   std::uint64_t last = slot_bytes;  // where a new file's newest slot is
-  for (const term_t term : {1, 2, 3, 4, 5}) {
+  for (const term_t term : std::initializer_list<term_t>{1, 2, 3, 4, 5}) {
     life now(disk);
     now.opened();
     std::uint64_t offset = last;
@@ -363,6 +363,22 @@ TEST(raft_hard_state_file, f2_what_a_failed_sync_left_in_the_cache_is_durable_be
   EXPECT_EQ(found_in(after), found);
 }
 
+TEST(raft_hard_state_file, a_write_that_has_begun_is_seen_through) {
+  faulty_disk disk;
+  life now(disk);
+  now.opened();
+  disk.hold_syncs();
+  auto writing = start(now.io, now.file->write({1, 2}));
+  (void)poll(now.io);
+  ASSERT_EQ(disk.held_syncs(), 1u);
+  EXPECT_EQ(now.file->state(), hard_state());
+  writing.cancel();
+  disk.release_syncs();
+  ASSERT_TRUE(run_until(now.io, [&] { return writing.done(); }));
+  EXPECT_EQ(writing.error(), std::error_code());
+  EXPECT_EQ(now.file->state(), (hard_state{1, 2}));
+}
+
 // --- the real environment -------------------------------------------------------------------------------------------
 
 TEST(raft_hard_state_file, keeps_its_contract_on_real_files) {
@@ -373,7 +389,7 @@ TEST(raft_hard_state_file, keeps_its_contract_on_real_files) {
     real::env env(io.get_executor(), real::env_options{1, 1});
     auto file = run(io, hard_state_file::open(env, node, me, where));
     const term_t before = file->state().term;
-    for (const term_t term : {before + 1, before + 2, before + 3}) {
+    for (const term_t term : std::initializer_list<term_t>{before + 1, before + 2, before + 3}) {
       run(io, file->write({term, 0}));
       run(io, file->write({term, 3}));
     }

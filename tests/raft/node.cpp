@@ -5,7 +5,8 @@
 
 #include <gtest/gtest.h>
 
-#include <map>
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +24,26 @@ struct adder {
     applied.emplace_back(as_text(next.payload));
     result.append(as_bytes(std::to_string(applied.size())));
   }
-  awaitable<void> snapshot(snapshot_sink&) { co_return; }
-  awaitable<void> restore(snapshot_source&) { co_return; }
+  awaitable<void> snapshot(snapshot_sink& to) {
+    const std::vector<std::string> now = applied;
+    for (const std::string& each : now) {
+      const std::string line = each + "\n";
+      co_await to.write(as_bytes(line));
+    }
+  }
+  awaitable<void> restore(snapshot_source& from) {
+    std::string text;
+    std::array<std::byte, 100> some;
+    for (std::size_t got = 1; got != 0;) {
+      got = co_await from.read(some);
+      text += as_text(bytes_view(some).first(got));
+    }
+    applied.clear();
+    for (std::size_t end = 0; !text.empty(); text.erase(0, end + 1)) {
+      end = text.find('\n');
+      applied.push_back(text.substr(0, end));
+    }
+  }
 };
 static_assert(state_machine<adder>);
 
@@ -34,9 +53,11 @@ struct group {
   std::vector<basic_node<sim::env, adder>*> nodes;
   std::vector<std::string> acknowledged;
   std::uint64_t proposed = 0;
+  node_options like;
   sim::world world;  // last: its end needs the rest
 
-  explicit group(std::uint64_t seed, std::size_t of = 3) : size(of), machines(of), nodes(of), world(seed) {
+  explicit group(std::uint64_t seed, node_options options = node_options(), std::size_t of = 3)
+      : size(of), machines(of), nodes(of), like(std::move(options)), world(seed) {
     for (std::size_t i = 0; i < size; ++i) {
       sim::node& made = world.add_node("n" + std::to_string(i + 1));
       made.start([this, i](sim::env& on) { return live(on, i); });
@@ -45,7 +66,7 @@ struct group {
 
   awaitable<void> live(sim::env& on, std::size_t i) {
     machines[i] = std::make_shared<adder>();
-    node_options options;
+    node_options options = like;
     options.core.id = i + 1;
     options.cluster = "test";
     options.directory = "/data";
@@ -117,6 +138,55 @@ TEST(raft_node, crashes_and_power_losses_lose_nothing_that_was_acknowledged) {
       else
         victim.lose_power(sim::power_cut::seeded(random()));
       of.world.run_for(std::chrono::milliseconds(random.below(4000)));
+      victim.start();
+      ASSERT_TRUE(of.agrees()) << "round " << round;
+    }
+    const std::size_t before = of.acknowledged.size();
+    ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= before + 20; }, 30s));
+    EXPECT_TRUE(of.agrees());
+  }
+}
+
+node_options with_small_snapshots() {
+  node_options options;
+  options.snapshot_after_bytes = 1000;
+  options.keep_log_bytes = 4000;
+  options.log.segment_bytes = 8192;
+  return options;
+}
+
+TEST(raft_node, whoever_was_away_for_long_gets_a_snapshot_and_then_the_rest) {
+  group of(7, with_small_snapshots());
+  ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= 20; }, 30s));
+  std::size_t away = 0;
+  while (of.nodes[away]->core().role() == role::leader) ++away;
+  of.world.nodes()[away]->crash();
+  const std::size_t before = of.acknowledged.size();
+  ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= before + 2000; }, 300s));
+  for (const auto* const each : of.nodes) {
+    if (each) {
+      EXPECT_GT(each->log().base().index, before) << "the log was not compacted";
+    }
+  }
+  of.world.nodes()[away]->start();
+  ASSERT_TRUE(
+      of.world.run_until([&] { return of.machines[away]->applied.size() >= before + 2000 && of.agrees(); }, 30s));
+  EXPECT_GT(of.nodes[away]->log().base().index, before);
+}
+
+TEST(raft_node, snapshots_crashes_and_power_losses_lose_nothing_that_was_acknowledged) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    group of(seed, with_small_snapshots());
+    sim::random_stream random = of.world.random("crashes");
+    for (int round = 0; round < 10; ++round) {
+      of.world.run_for(std::chrono::milliseconds(random.below(4000)));
+      sim::node& victim = *of.world.nodes()[random.below(of.size)];
+      if (random.chance(0.5))
+        victim.crash();
+      else
+        victim.lose_power(sim::power_cut::seeded(random()));
+      of.world.run_for(std::chrono::milliseconds(random.below(20000)));
       victim.start();
       ASSERT_TRUE(of.agrees()) << "round " << round;
     }

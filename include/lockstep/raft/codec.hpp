@@ -256,7 +256,7 @@ inline std::optional<message> decode_message(const frame_view& from, std::shared
   if (!has->records) return std::nullopt;
   constexpr auto all = std::numeric_limits<std::size_t>::max();
   const record_walk walk = walk_records(rest, of->at.index + 1, std::numeric_limits<index_t>::max(), all);
-  if (!walk.sound || walk.bytes != rest.size()) return std::nullopt;
+  if (walk.bytes != rest.size()) return std::nullopt;
   of->records = record_batch(rest, of->at.index + 1, walk.next - 1, std::move(owner));
   return of;
 }

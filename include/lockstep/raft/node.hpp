@@ -30,6 +30,7 @@
 #include "lockstep/raft/codec.hpp"
 #include "lockstep/raft/core.hpp"
 #include "lockstep/raft/hard_state_file.hpp"
+#include "lockstep/raft/snapshot_store.hpp"
 #include "lockstep/raft/state_machine.hpp"
 #include "lockstep/rpc/backoff.hpp"
 #include "lockstep/rpc/server.hpp"
@@ -61,6 +62,11 @@ struct node_options {
   /// for a node that is to be added to a group that exists.
   std::map<node_id, std::string> members;
 
+  /// A snapshot is taken when so many bytes of commands were applied since the last one; 0: never.
+  std::uint64_t snapshot_after_bytes = 64u << 20;
+  /// What of the log is kept behind the last snapshot, for followers that are not far behind.
+  std::uint64_t keep_log_bytes = 64u << 20;
+
   log_options log;
   channel_options channel;                  ///< sizes and times; who is who is filled in
   std::size_t max_batch_bytes = 256 << 10;  ///< of records in one message, except for a larger record
@@ -87,6 +93,7 @@ class basic_node {
   using log_type = basic_append_log<Env>;
   using channel_type = basic_channel<Env>;
   using core_type = raft::core<log_type>;
+  using store_type = basic_snapshot_store<Env>;
 
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
   /// @param env, machine  outlive the node.
@@ -126,7 +133,7 @@ class basic_node {
 
   [[nodiscard]] const core_type& core() const noexcept { return *core_; }
   [[nodiscard]] const log_type& log() const noexcept { return *log_; }
-  [[nodiscard]] index_t applied() const noexcept { return applied_; }
+  [[nodiscard]] index_t applied() const noexcept { return applied_.index; }
   /// Whether there is a connection to that member.
   [[nodiscard]] bool connected(node_id to) const;
 
@@ -142,17 +149,26 @@ class basic_node {
     std::uint64_t id = 0;
     std::optional<index_t> index;  // 0: refused
   };
+  struct snapshot_answer {
+    snapshot_frame kind = snapshot_frame::refused;
+    std::uint64_t checksum = 0;
+    std::uint64_t offset = 0;
+  };
   struct member {
     std::string where;  // empty: not known
     bool dialled = false;
     std::list<channel_type*> channels;  // open; ours first, since it carries the records
     typename log_type::read_place place;
-    position shipped;  // the record before place.next
+    position shipped;                                         // the record before place.next
+    std::optional<snapshot_answer> answer;                    // the last one of it, about ours
+    std::unique_ptr<typename store_type::receiver> receiver;  // of its snapshot
+    configuration offered_config;
   };
 
   basic_node(Env& env, node_options options, Machine& machine);
 
   // One after the other.
+  struct turn;
   template <class Input>  // const effects&(core_type&)
   awaitable<void> input(Input what);
   void perform(const effects& doing);
@@ -172,6 +188,18 @@ class basic_node {
   awaitable<void> dial(node_id id);
   awaitable<void> talk(node_id with, channel_type& over, bool ours);
   void lose(node_id with);
+
+  struct stored_sink;
+  struct stored_source;
+  struct machine_turn;
+  awaitable<void> take_snapshots();
+  awaitable<void> send_snapshot(node_id to, channel_type& over);
+  [[nodiscard]] bool is_sending(node_id to) const;
+  awaitable<bool> hear_of_snapshot(const frame_view& frame, member& from, channel_type& over);
+  awaitable<void> accept_offer(const snapshot_offer& offer, member& from, channel_type& over);
+  awaitable<void> install(member& from, channel_type& over);
+  awaitable<void> restore(index_t index);
+
   awaitable<void> hear(node_id from, channel_type& over);
   awaitable<void> ship(node_id to, channel_type& over);
   member& member_of(node_id id) { return members_[id]; }
@@ -183,14 +211,17 @@ class basic_node {
   std::unique_ptr<basic_hard_state_file<Env>> hard_;
   std::unique_ptr<log_type> log_;
   std::optional<core_type> core_;
-  index_t applied_ = 0;
+  std::unique_ptr<store_type> store_;
+  position applied_;
+  std::uint64_t applied_bytes_ = 0;  // since the last snapshot
+  bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
   byte_buffer result_;
   std::map<node_id, member> members_;
   std::deque<waiting_proposal*> proposals_;  // by index
   std::vector<waiting_read*> reads_;
   std::uint64_t last_read_ = 0;
-  bool busy_ = false;  // an input's effects wait for the disk
+  bool busy_ = false;          // an input's effects wait for the disk
   std::vector<node_id> lost_;  // connections meanwhile
   bool closing_ = false;
   bool bad_records_ = false;  // what was to be appended is not what its sender said
@@ -207,3 +238,4 @@ using node = basic_node<real::env, Machine>;
 }  // namespace lockstep::raft
 
 #include "lockstep/raft/detail/node_impl.hpp"
+#include "lockstep/raft/detail/node_snapshots.hpp"

@@ -46,7 +46,7 @@ inline constexpr std::uint32_t version = 1;
 inline constexpr std::size_t fixed_header_bytes = 48;
 inline constexpr std::size_t check_bytes = 8;
 inline constexpr std::size_t trailer_bytes = 32;
-inline constexpr std::uint32_t max_block_bytes = 16u << 20;
+inline constexpr std::uint32_t max_block_bytes = 8u << 20;  // a chunk of one fits a frame of the default limit
 
 constexpr std::size_t header_bytes(std::size_t configuration_bytes) noexcept {
   return (fixed_header_bytes + configuration_bytes + 7) / 8 * 8 + check_bytes;

@@ -160,8 +160,8 @@ class basic_snapshot_store {
     }
     void throw_if_failed() const;
     void remove_quietly(const std::string& name) noexcept;
-    awaitable<void> sync(file_ptr of, const std::string& name);
-    awaitable<void> sync_directory();
+    awaitable<std::error_code> sync(file_ptr of);
+    awaitable<std::error_code> sync_directory();
     awaitable<void> publish(file_ptr of, std::string from, snapshot_info info);
   };
 
@@ -214,8 +214,8 @@ class basic_snapshot_store<Env>::file_parts {
   std::size_t skipped_ = 0;  // what stands in the buffer before the part
 };
 
-/// Writes one snapshot. Dropped without finish() having completed, it leaves nothing behind.
-/// After an error nothing is left either, and what follows throws closed.
+/// Writes one snapshot. Dropped without finish() having completed, it leaves nothing behind. Nor does one that a write
+/// failed of: what follows throws closed.
 template <environment Env>
 class basic_snapshot_store<Env>::writer {
  public:
@@ -229,9 +229,11 @@ class basic_snapshot_store<Env>::writer {
 
   /// Appends `state`, which must stay until it completes.
   /// @throws log_failed, or what the file system said: no_space_on_device.
+  /// Cancellation: `state` was taken.
   awaitable<void> write(bytes_view state);
 
   /// Makes the snapshot durable and gives it its name.
+  /// Cancellation: not honoured once the sync has begun.
   awaitable<snapshot_info> finish();
 
  private:
@@ -299,10 +301,13 @@ class basic_snapshot_store<Env>::receiver {
   /// Takes the bytes of the file that follow. They must stay until it completes.
   /// @param offset  must be offset().
   /// @throws malformed, and nothing has changed; corrupt when they are not of this snapshot, and then offset() is where
-  ///   to go on; log_failed; or what the file system said, and then nothing is left, and what follows throws closed.
+  ///   to go on; log_failed; or what the file system said, and unless it was of a sync, nothing is left, and what
+  ///   follows throws closed.
+  /// Cancellation: `bytes` were taken.
   awaitable<void> write(std::uint64_t offset, bytes_view bytes);
 
   /// Makes the snapshot durable and gives it its name. @pre complete()
+  /// Cancellation: not honoured once the sync has begun.
   awaitable<snapshot_info> finish();
 
  private:

@@ -35,6 +35,19 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   if (!opened.log) throw std::system_error(errc::corrupt, opened.report.reason);
   node.log_ = std::move(opened.log);
   log_type& log = *node.log_;
+  node.store_ = co_await store_type::open(env, directory + "/snapshots");
+  const std::optional<snapshot_info> newest = node.store_->newest();
+  stored_state stored;
+  stored.hard = node.hard_->state();
+  stored.configurations.emplace_back();
+  if (newest) {
+    const position& at = newest->id.at;
+    co_await node.restore(at.index);
+    // A crash came between a snapshot's installation and the log's.
+    if (log.position_at(at.index) != at && at.index > log.base().index) co_await log.reset(at);
+    stored.commit = at.index;
+    stored.configurations.assign(1, {at.index, newest->config});
+  }
 
   if (log.last().index == 0 && !node.options_.members.empty()) {
     // The same record on every first member, so that their logs begin alike.
@@ -48,11 +61,8 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
     (void)log.append(0, bytes.view(), config_record);
     co_await log.durable(1);
   }
-  stored_state stored;
-  stored.hard = node.hard_->state();
-  stored.configurations.emplace_back();
   typename log_type::read_place place;
-  place.next = log.first_index();
+  place.next = std::max(log.first_index(), stored.commit + 1);
   for (;;) {
     const record_batch batch = log.read(place, std::size_t{1} << 20, visibility::staged);
     if (batch.empty()) break;
@@ -79,6 +89,23 @@ channel_options basic_node<Env, Machine>::hello() const {
 
 // --- inputs and their effects -----------------------------------------------------------------------------------
 
+template <environment Env, state_machine Machine>
+struct basic_node<Env, Machine>::turn {
+  explicit turn(basic_node& in) : of(in) { of.busy_ = true; }
+  turn(const turn&) = delete;
+  ~turn() {
+    of.busy_ = false;
+    while (!of.lost_.empty()) {
+      const node_id lost = of.lost_.back();
+      of.lost_.pop_back();
+      of.lose(lost);
+    }
+    of.turns_.notify_all();
+    of.news_.notify_all();
+  }
+  basic_node& of;
+};
+
 // One input at a time: what it asks of the disk is done before the next.
 template <environment Env, state_machine Machine>
 template <class Input>
@@ -90,19 +117,7 @@ awaitable<void> basic_node<Env, Machine>::input(Input what) {
     perform(doing);
     co_return;
   }
-  struct turn {
-    basic_node& of;
-    explicit turn(basic_node& in) : of(in) { of.busy_ = true; }
-    ~turn() {
-      of.busy_ = false;
-      while (!of.lost_.empty()) {
-        const node_id lost = of.lost_.back();
-        of.lost_.pop_back();
-        of.lose(lost);
-      }
-      of.turns_.notify_all();
-    }
-  } const held(*this);
+  const turn held(*this);
   try {
     if (doing.persist) co_await hard_->write(*doing.persist);
     if (doing.truncate) {
@@ -191,6 +206,7 @@ awaitable<void> basic_node<Env, Machine>::run() {
   group_.spawn(tick());
   group_.spawn(flush());
   group_.spawn(apply());
+  group_.spawn(take_snapshots());
   group_.spawn(dial_members());
   std::exception_ptr ended;
   try {
@@ -235,9 +251,9 @@ awaitable<void> basic_node<Env, Machine>::flush() {
 
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::apply() {
-  apply_place_.next = log_->first_index();
+  apply_place_.next = applied_.index + 1;
   while (!closing_) {
-    if (applied_ < core_->applicable()) {
+    if (applied_.index < core_->applicable() && !(machine_busy_ && busy_)) {
       apply_some();
       news_.notify_all();
       co_await asio::post(env_.get_executor(), use_awaitable);  // others have their turn
@@ -265,7 +281,8 @@ void basic_node<Env, Machine>::apply_some() {
       next.payload = each.payload.subspan(sizeof(std::uint64_t));
       machine_.apply(next, result_);
     }
-    applied_ = each.index;
+    applied_ = each.position();
+    applied_bytes_ += each.payload.size();
     answer_proposal(each);
   }
 }
@@ -380,6 +397,7 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over) {
   for (;;) {
     const frame_view frame = co_await over.receive();
+    if (co_await hear_of_snapshot(frame, member_of(from), over)) continue;
     const std::optional<message> heard = decode_message(frame);
     if (!heard || heard->from != from || heard->to != options_.core.id) {
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
@@ -395,8 +413,12 @@ awaitable<void> basic_node<Env, Machine>::ship(node_id to, channel_type& over) {
   member& target = member_of(to);
   while (!closing_) {
     const append_plan plan = busy_ ? append_plan() : core_->next_append(to);
-    if (plan.send == append_plan::what::nothing || plan.send == append_plan::what::snapshot) {
+    if (plan.send == append_plan::what::nothing) {
       (void)co_await news_.wait();
+      continue;
+    }
+    if (plan.send == append_plan::what::snapshot) {
+      co_await send_snapshot(to, over);
       continue;
     }
     message made;
@@ -475,7 +497,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit
   if (refused) co_return refused;
   while (!closing_ && env_.now() < deadline) {
     if (self.index == index_t{0}) co_return errc::not_leader;
-    if (self.index && applied_ >= *self.index) co_return std::error_code();
+    if (self.index && applied_.index >= *self.index) co_return std::error_code();
     (void)co_await news_.wait();
   }
   co_return closing_ ? errc::closed : errc::timed_out;

@@ -97,33 +97,35 @@ void basic_snapshot_store<Env>::shared::remove_quietly(const std::string& name) 
   if (env) env->remove(name, ignored);
 }
 
+// F1
 template <environment Env>
-awaitable<void> basic_snapshot_store<Env>::shared::sync(file_ptr of, const std::string& name) {
+awaitable<std::error_code> basic_snapshot_store<Env>::shared::sync(file_ptr of) {
   const std::error_code ec = co_await of->datasync(options.sync_where);
-  if (!ec) co_return;
-  failure = ec;  // F1
-  throw std::system_error(ec, "cannot sync " + name);
+  if (ec) failure = ec;
+  co_return ec;
 }
 
 template <environment Env>
-awaitable<void> basic_snapshot_store<Env>::shared::sync_directory() {
-  throw_if_failed();
+awaitable<std::error_code> basic_snapshot_store<Env>::shared::sync_directory() {
+  if (!env) co_return errc::closed;
   const std::error_code ec = co_await env->sync_directory(directory, options.sync_where);
-  if (!ec) co_return;
-  failure = ec;  // F1
-  throw std::system_error(ec, "cannot sync " + directory);
+  if (ec) failure = ec;
+  co_return ec;
 }
 
 /// D1. `of`, written under the name `from`, becomes the snapshot that `info` tells of.
 template <environment Env>
 awaitable<void> basic_snapshot_store<Env>::shared::publish(file_ptr of, std::string from, snapshot_info info) {
-  co_await sync(of, from);
-  throw_if_failed();
   const index_t index = info.id.at.index;
-  std::error_code ec;
-  env->rename(from, path(index, suffix), ec);
-  if (ec) throw std::system_error(ec, "cannot rename " + from);
-  co_await sync_directory();
+  // Once it has its name, it is seen through.
+  const bool throws = co_await this_coro::throw_if_cancelled();
+  co_await this_coro::throw_if_cancelled(false);
+  std::error_code ec = co_await sync(of);
+  if (!ec && !env) ec = errc::closed;
+  if (!ec) env->rename(from, path(index, suffix), ec);
+  if (!ec) ec = co_await sync_directory();
+  co_await this_coro::throw_if_cancelled(throws);
+  if (ec) throw std::system_error(ec, "cannot make a snapshot of " + from);
   const auto behind =
       std::find_if(entries.begin(), entries.end(), [&](const entry& each) { return each.index >= index; });
   entry added;
@@ -178,15 +180,11 @@ awaitable<void> basic_snapshot_store<Env>::writer::write(bytes_view state) {
       }
     }
     state = state.subspan(taken);
-    if (end_ - synced_ < of_->options.sync_bytes) continue;
-    synced_ = end_;
-    try {
-      co_await of_->sync(file_, path_);
-    } catch (...) {
-      give_up();
-      throw;
-    }
   }
+  if (end_ - synced_ < of_->options.sync_bytes) co_return;
+  const std::error_code ec = co_await of_->sync(file_);
+  if (ec) throw std::system_error(ec, "cannot sync " + path_);
+  synced_ = end_;
 }
 
 template <environment Env>
@@ -412,14 +410,10 @@ awaitable<void> basic_snapshot_store<Env>::receiver::write(std::uint64_t offset,
                                                " does not belong to the snapshot that was offered");
   }
   if (offset_ - std::min(synced_, offset_) < of_->options.sync_bytes) co_return;
-  synced_ = offset_;
   const file_ptr written = parts_->handle();
-  try {
-    co_await of_->sync(written, path_);
-  } catch (...) {
-    give_up();
-    throw;
-  }
+  const std::error_code ec = co_await of_->sync(written);
+  if (ec) throw std::system_error(ec, "cannot sync " + path_);
+  synced_ = offset_;
 }
 
 template <environment Env>
@@ -428,12 +422,7 @@ awaitable<snapshot_info> basic_snapshot_store<Env>::receiver::finish() {
   assert(complete());
   const snapshot_info info = parts_->info(id_.checksum);
   const file_ptr written = parts_->handle();
-  try {
-    co_await of_->publish(written, path_, info);
-  } catch (...) {
-    give_up();
-    throw;
-  }
+  co_await of_->publish(written, path_, info);
   parts_.reset();
   co_return info;
 }
@@ -571,7 +560,8 @@ awaitable<void> basic_snapshot_store<Env>::remove_older(std::size_t keep) {
     shared_->env->remove(path, ec);
     if (ec) throw std::system_error(ec, "cannot remove " + path);
   }
-  co_await shared_->sync_directory();
+  const std::error_code ec = co_await shared_->sync_directory();
+  if (ec) throw std::system_error(ec, "cannot sync " + directory());
 }
 
 }  // namespace lockstep::raft
