@@ -23,7 +23,10 @@ class chaos {
         group_(draw_members(), like_) {
     group_.ships_at_once = false;
     group_.installs_at_once = false;
-    for (auto& [id, of] : group_.nodes) settle_in(of);
+    for (auto& [id, of] : group_.nodes) {
+      settle_in(of);
+      if (of.bootstrap.witnesses.contains(id)) were_witnesses_.insert(id);
+    }
   }
 
   /// @throws rule_broken
@@ -99,7 +102,7 @@ class chaos {
 
   // More often in some seeds than in others.
   void go_wrong(node_id id, node_id other) {
-    switch (below(12)) {
+    switch (below(14)) {
       case 0:
         if (id != other) group_.lose_connection(id, other);
         return;
@@ -121,7 +124,9 @@ class chaos {
       case 10:
         if (damages_) damage(id);
         return;
-      default: quiet_time();
+      case 11: return quiet_time();
+      case 12: group_.isolate(id); return quiet_time();
+      default: return pause(id);
     }
   }
 
@@ -130,12 +135,23 @@ class chaos {
     if (group_.up(id)) group_.tick(id);
     if (below(50) == 0 && !group_.up(id)) group_.start(id);
   }
-  // Nobody wants anything for a while, and everything arrives, but what is cut off.
+  // Nobody writes for a while, and everything arrives, but what is cut off.
   void quiet_time() {
     for (std::uint64_t ticks = below(100); ticks != 0; --ticks) {
       group_.tick_all(like_.heartbeat_interval / 2);
       if (below(4) != 0) group_.settle();
+      const node_id reader = any();
+      if (group_.up(reader) && below(4) == 0) (void)group_.read(reader, ++reads_);
     }
+  }
+  // A process stands still, wakes up to find that it has waited too long, and only then gets its messages.
+  void pause(node_id id) {
+    group_.paused = {id};
+    quiet_time();
+    group_.paused.clear();
+    if (!group_.up(id)) return;
+    group_.tick(id);
+    group_.sync(id);
   }
   void deliver() {
     std::vector<std::pair<node_id, node_id>> waiting;
@@ -145,7 +161,8 @@ class chaos {
     if (waiting.empty()) return;
     const auto ends = waiting[below(waiting.size())];
     // A few come twice, the second time after all that has been sent since.
-    if (below(50) == 0) group_.links[ends].push_back(group_.links[ends].front());
+    const message& next = group_.links[ends].front();
+    if (below(next.rejected ? 2 : 20) == 0) group_.links[ends].push_back(message(next));
     group_.deliver(ends.first, ends.second);
     group_.install(any());
   }
@@ -232,6 +249,7 @@ class chaos {
       });
       require(served, "node ", id, " cannot read");
     });
+    require(group_.run_until([&] { return group_.all_reads_answered(); }), "a read gets no answer");
   }
 
   std::function<std::uint64_t()> random_;

@@ -30,6 +30,7 @@ class cluster {
   bool ships_at_once = true;     // perform() also ships whatever may be shipped
   bool installs_at_once = true;  // a snapshot that is wanted is there at once; or when install() is called
   std::set<node_id> slow_disks;  // settle() does not wait for these
+  std::set<node_id> paused;      // nothing arrives there, and it sees no time pass
 
   cluster() = default;
   cluster(const cluster&) = delete;
@@ -91,6 +92,7 @@ class cluster {
     of.core.reset();
     if (power) of.log.lose_power();
     wanted_snapshots_.erase(id);
+    std::erase_if(asked_, [id](const auto& each) { return each.second.by == id; });
     lose_connections(id);
   }
   /// Its disk has lost all behind `kept`, and it knows. (design: C6)
@@ -105,9 +107,7 @@ class cluster {
   [[nodiscard]] bool up(node_id id) const { return nodes.at(id).core != nullptr; }
   [[nodiscard]] index_t last(node_id id) const { return nodes.at(id).log.last().index; }
   /// The node's own clock.
-  [[nodiscard]] instant clock(node_id id) const {
-    return instant(static_cast<std::int64_t>(static_cast<double>(now.count()) * nodes.at(id).clock_rate));
-  }
+  [[nodiscard]] instant clock(node_id id) const { return nodes.at(id).clock(now); }
 
   /// What a driver does with effects; then the rules.
   void perform(node_id id, const effects& of) {
@@ -253,15 +253,17 @@ class cluster {
 
   /// Everything that is under way arrives and becomes durable, until nothing is.
   void settle() {
+    int rounds = 0;
     for (bool any = true; any;) {
+      require(++rounds < 10000, "messages beget messages for ever");
       any = false;
       for (auto& [id, of] : nodes) {
         if (!of.core) continue;
-        if (of.log.acked() != of.log.last() && !slow_disks.contains(id)) sync(id), any = true;
+        if (of.log.acked() != of.log.last() && !slow_disks.contains(id) && !paused.contains(id)) sync(id), any = true;
         any = ship(id) || any;
       }
       for (auto& [ends, queue] : links) {
-        while (deliver(ends.first, ends.second)) any = true;
+        while (!paused.contains(ends.second) && deliver(ends.first, ends.second)) any = true;
       }
     }
   }
@@ -279,7 +281,7 @@ class cluster {
   void tick_all(instant by) {
     now += by;
     for (auto& [id, of] : nodes) {
-      if (of.core) tick(id);
+      if (of.core && !paused.contains(id)) tick(id);
     }
   }
   /// Lets time pass, with everything working that is not cut off.
@@ -324,18 +326,30 @@ class cluster {
 
   bool propose(node_id id, std::string_view text) {
     std::error_code ec;
-    perform(id, (*this)[id].propose(data_record, as_bytes(text), ec));
+    const effects& wanted = (*this)[id].propose(data_record, as_bytes(text), ec);
+    if (!ec) {
+      const handover& last = handovers_[id];
+      const bool gives_way =
+          last.term == (*this)[id].term() && clock(id) < last.until && (*this)[id].progress_of(last.to) != nullptr;
+      require(!gives_way, "node ", id, " takes a proposal while it gives way to another leader");
+    }
+    perform(id, wanted);
     return !ec;
   }
   /// Asks for an index to read at; `reads` will have it.
   std::error_code read(node_id id, std::uint64_t read_id) {
     std::error_code ec;
-    asked_[read_id] = rules.committed.size();
+    asked_[read_id] = {id, rules.committed.size(), clock(id)};
     const effects& answer = (*this)[id].read(read_id, clock(id), ec);
+    if (ec) asked_.erase(read_id);
     const bool leads = (*this)[id].role() == role::leader;
-    if (leads && !answer.reads.empty() && answer.reads.back().id == read_id) rules.served(nodes.at(id));
+    if (leads && !answer.reads.empty() && answer.reads.back().id == read_id) rules.served(nodes.at(id), now);
     perform(id, answer);
     return ec;
+  }
+  /// Every read has an answer, or nobody waits for it any more.
+  [[nodiscard]] bool all_reads_answered() const {
+    return std::all_of(asked_.begin(), asked_.end(), [this](const auto& each) { return reads.contains(each.first); });
   }
   change_error change_members(node_id id, const change_list& changes, std::error_code& ec) {
     change_error why{};
@@ -345,6 +359,7 @@ class cluster {
   std::error_code transfer(node_id id, node_id to) {
     std::error_code ec;
     perform(id, (*this)[id].transfer(to, clock(id), ec));
+    if (!ec && to != id) handovers_[id] = {to, (*this)[id].term(), clock(id) + nodes.at(id).options.heartbeat_interval};
     return ec;
   }
 
@@ -353,9 +368,12 @@ class cluster {
     require(of.broken.empty(), "node ", at.id, ": ", of.broken);
     const effects doing = of;  // what is done may be another input
     if (doing.persist) at.hard = *doing.persist;
+    const index_t cut = doing.truncate.value_or(at.log.last().index) + 1;
+    const std::optional<position> first_cut = at.log.position_at(cut);
     if (doing.truncate) at.log.truncate(*doing.truncate);
     const index_t before = at.log.last().index;
     require(at.log.append(doing.append), "node ", at.id, " is to append what does not continue its log");
+    if (first_cut) rules.truncated(at, *first_cut);
     for (const own_record& each : doing.append_own) at.log.append(at.core->term(), each.kind, each.payload);
     for (index_t i = before + 1; !doing.append.empty() && i <= at.log.last().index; ++i) {
       if (at.log.kind_of(i) == config_record) {
@@ -367,15 +385,29 @@ class cluster {
       post(each);
     }
     for (const released_read& each : doing.reads) {
-      require(each.index == 0 || each.index >= asked_[each.id],
+      require(each.index == 0 || each.index >= asked_[each.id].committed,
               "a read misses what was committed when it was asked for (dissertation, 6.4)");
+      if (each.index != 0 && at.core->role() == role::leader && at.options.lease_drift <= 0) {
+        rules.confirmed(at, asked_[each.id].at);
+      }
       reads[each.id] = each;
     }
   }
 
   std::map<index_t, snapshot> snapshots_;  // that anybody has made
   std::map<node_id, snapshot> wanted_snapshots_;
-  std::map<std::uint64_t, std::size_t> asked_;  // what was committed when a read was asked for
+  struct asked_read {
+    node_id by = 0;
+    std::size_t committed = 0;  // then
+    instant at{};
+  };
+  std::map<std::uint64_t, asked_read> asked_;
+  struct handover {
+    node_id to = 0;
+    term_t term = 0;
+    instant until{};
+  };
+  std::map<node_id, handover> handovers_;  // by whom
 };
 
 }  // namespace lockstep::raft::test

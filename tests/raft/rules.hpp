@@ -6,6 +6,7 @@
 
 #include "lockstep/raft/core.hpp"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -48,6 +49,10 @@ struct node {
   double clock_rate = 1;
   std::unique_ptr<core_type> core;
 
+  /// The node's own clock.
+  [[nodiscard]] instant clock(instant now) const {
+    return instant(static_cast<std::int64_t>(static_cast<double>(now.count()) * clock_rate));
+  }
   /// Whether it lacks records that it has acknowledged.
   [[nodiscard]] bool refills() const { return log.acked().index < options.must_refill; }
 };
@@ -121,9 +126,11 @@ class rules {
     if (leads && (last.role != role::leader || last.term != core.term())) {
       last.leads_since = clock;
       last.contacts.clear();
+      last.matches.clear();
       wins(at);
     }
     commits(at);
+    if (leads) knows_its_followers(at);
     if (at.log.last() != last.log || core.commit() != last.commit) knows_its_members(at);
     if (core.members() != last.members) last.members_since = clock;
     if (core.deadline() == instant::max()) last.quiet = true;
@@ -158,9 +165,33 @@ class rules {
     require(clock - waits_since < at.options.disk_stall_timeout, "node ", at.id, " leads on without its disk");
   }
 
+  /// Records were taken back, the first of them `was`; then others were appended.
+  void truncated(const node& at, const position& was) const {
+    require(at.log.position_at(was.index) != was, "node ", at.id, " takes back what it has in common with its leader");
+  }
+
+  /// A leader without leases answers a read that came then.
+  void confirmed(const node& at, instant asked) {
+    const seen& last = seen_[at.id];
+    const auto answered = [&](node_id id) -> std::optional<bool> {
+      const auto contact = last.contacts.find(id);
+      return id == at.id || (contact != last.contacts.end() && contact->second >= asked);
+    };
+    require(last.members.voters.vote(answered) == vote_result::won, "node ", at.id,
+            " answers a read that no quorum has confirmed (dissertation, 6.4)");
+  }
+
   /// A leader answers a read at once.
-  void served(const node& at) const {
+  void served(const node& at, instant now) {
     require(leaders.rbegin()->first == at.core->term(), "node ", at.id, " serves a read after its reign");
+    const auto may_elect_another = [&](node_id id) -> std::optional<bool> {
+      const auto found = nodes_.find(id);
+      if (id == at.id || found == nodes_.end() || !found->second.core) return false;
+      const std::optional<instant> heard = seen_[id].heard;
+      return !heard || found->second.clock(now) - *heard >= at.options.election_timeout;
+    };
+    require(seen_[at.id].members.voters.vote(may_elect_another) != vote_result::won, "node ", at.id,
+            " serves a read when another one may be elected (dissertation, 6.4.1)");
   }
 
  private:
@@ -174,12 +205,21 @@ class rules {
     instant leads_since{}, members_since{};
     std::optional<instant> disk_waits_since;
     bool quiet = false;                   // was, before the last tick
+    std::map<node_id, index_t> matches;   // of a leader, in its term
     std::map<node_id, instant> contacts;  // of a leader, in its term
   };
 
   void stands(const node& from, const message& of) {
     require(!from.refills(), "node ", from.id, " stands for election without what it has acknowledged");
     require(!from.core->members().witnesses.contains(from.id), "a witness, node ", from.id, ", stands for election");
+    // By the configuration in force or one behind it; and it must have all that it would have to send.
+    bool is_voter = from.core->members_at(from.core->commit()).voters.contains(from.id);
+    for (index_t i = from.log.base().index + 1; i <= from.log.last().index; ++i) {
+      require(from.log.kind_of(i) != witness_record, "node ", from.id, " stands for election without payloads");
+      if (i <= from.core->commit() || from.log.kind_of(i) != config_record) continue;
+      is_voter = is_voter || decode_configuration(from.log.payload_of(i))->voters.contains(from.id);
+    }
+    require(is_voter, "node ", from.id, " stands for election and is no voter");
     if (of.pre) return;
     require(from.hard.vote == from.id, "node ", from.id, " stands for election without a durable vote for itself");
     vote_once(from.id, of.term, from.id);
@@ -214,9 +254,13 @@ class rules {
       return id == at.id || (vote != votes_.end() && vote->second == at.id);
     };
     require(seen_[at.id].members.voters.vote(voted) == vote_result::won, "node ", at.id, " leads without a quorum");
-    // Leader completeness: it has all that is committed, when its term begins.
-    if (committed.empty() || at.log.base().index >= committed.size()) return;
-    require(at.log.position_at(committed.size()) == committed.back(), "the leader lacks a committed record");
+    // Leader completeness: it has all that was committed in earlier terms. (Answers that come late may elect it when a
+    // later one leads.)
+    const auto of_this_term = std::partition_point(committed.begin(), committed.end(),
+                                                   [term](const position& each) { return each.epoch < term; });
+    if (of_this_term == committed.begin() || at.log.base().index >= std::prev(of_this_term)->index) return;
+    const position& due = *std::prev(of_this_term);
+    require(at.log.position_at(due.index) == due, "node ", at.id, " leads and lacks a committed record");
   }
 
   void commits(const node& at) {
@@ -241,13 +285,31 @@ class rules {
     require(of_quorum >= end.index, "the leader has committed what no quorum has");
   }
 
+  void knows_its_followers(const node& at) {
+    std::map<node_id, index_t>& matches = seen_[at.id].matches;
+    for (const auto& [id, of] : nodes_) {
+      const progress* const known = at.core->progress_of(id);
+      if (!known) matches.erase(id);
+      if (!known) continue;
+      require(known->match() >= matches[id] || of.options.must_refill != 0, "node ", at.id,
+              " forgets what a follower has");
+      matches[id] = known->match();
+    }
+  }
+
   // A configuration counts from the moment it is appended (paper, 6).
   void knows_its_members(const node& at) const {
     const core_type& core = *at.core;
     configuration counts = at.snap ? at.snap->config : at.bootstrap;
     configuration in_force = counts;
+    index_t last_change = 0;
     for (index_t i = at.log.base().index + 1; i <= at.log.last().index; ++i) {
       if (at.log.kind_of(i) != config_record) continue;
+      const bool of_leader = core.role() == role::leader && at.log.position_at(i)->epoch == core.term();
+      require(!of_leader || (core.commit() != 0 && committed[core.commit() - 1].epoch == core.term()),
+              "a leader changes the members before it has committed a record of its term");
+      require(!of_leader || last_change <= core.commit(), "a change of the members does not wait for the last one");
+      last_change = i;
       counts = *decode_configuration(at.log.payload_of(i));
       if (i <= core.commit()) in_force = counts;
     }

@@ -28,6 +28,7 @@ std::vector<sim::scenario> scenarios_for(std::string_view block) {
   if (block == "rpc") order = {"rpc", "frames", "catchup", "cityhall"};
   if (block == "catchup") order = {"catchup", "cityhall"};
   if (block == "cityhall") order = {"cityhall"};
+  if (block == "raft") order = {"raft_core"};
   std::vector<sim::scenario> chosen, rest;
   for (sim::scenario& each : all()) {
     if (each.name != "canary") rest.push_back(std::move(each));

@@ -20,6 +20,7 @@
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/errors.hpp"
 #include "lockstep/core/ids.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/log/format.hpp"
 #include "lockstep/raft/confchange.hpp"
 #include "lockstep/raft/config.hpp"
@@ -322,6 +323,10 @@ class core {
 
   void begin(instant now);
   const effects& done();
+  /// Who elects and commits.
+  [[nodiscard]] const configuration& deciding() const noexcept {
+    return mutated(mutant::count_configuration_when_committed) ? configurations_.front().config : members();
+  }
 
   void become_follower(term_t term, node_id new_leader, std::string why);
   void enter_term(hard_state next);

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "lockstep/core/ids.hpp"
+#include "lockstep/core/mutant.hpp"
 
 #include <algorithm>
 #include <cassert>
@@ -48,7 +49,7 @@ class inflights {
 
   /// The follower has the records up to `acked`.
   void release(index_t acked) noexcept {
-    while (count_ != 0 && at(0).last <= acked) {
+    while (count_ != 0 && at(0).last <= acked && !(at(0).last == acked && mutated(mutant::leak_window))) {
       bytes_ -= at(0).bytes;
       first_ = (first_ + 1) % ring_.size();
       --count_;
@@ -210,7 +211,7 @@ template <std::invocable<index_t> EpochAt>
 // --- Implementation ---------------------------------------------------------------------------------------------
 
 inline bool progress::on_ack(index_t index) noexcept {
-  if (index < match_) return false;
+  if (index < match_ && !mutated(mutant::match_moves_back)) return false;
   const bool advanced = index > match_;
   match_ = index;
   next_ = std::max(next_, match_ + 1);
@@ -229,7 +230,7 @@ inline bool progress::on_reject(index_t rejected, index_t hint) noexcept {
   // Only the last probe's answer counts; of a window's messages, any may be the first that did not fit.
   const bool sent = state_ == state_t::probe ? rejected + 1 == next_ : rejected < next_;
   if (!sent) return false;
-  enter(state_t::probe, std::max(std::min(rejected - 1, hint), match_) + 1);
+  enter(state_t::probe, std::max(std::min(rejected - 1, hint), mutated(mutant::next_below_match) ? 0 : match_) + 1);
   return true;
 }
 

@@ -25,7 +25,7 @@ core<Log>::core(const core_options& options, Log& log, stored_state stored, inst
   if (configurations_.empty()) configurations_.emplace_back();
   look_at_log();
   // Who held the lease of a leader knows nothing of it after a crash.
-  if (options_.lease_drift > 0) heard_leader_ = now_;
+  if (options_.lease_drift > 0 && !mutated(mutant::forget_lease_at_start)) heard_leader_ = now_;
   reset_election_deadline();
 }
 
@@ -40,7 +40,10 @@ void core<Log>::begin(instant now) {
 
 template <core_log Log>
 const effects& core<Log>::done() {
-  if (hard_ != stored_hard_) effects_.persist = stored_hard_ = hard_;
+  if (hard_ != stored_hard_ && !(hard_.vote == 0 && mutated(mutant::skip_term_persist))) {
+    effects_.persist = stored_hard_ = hard_;
+    if (hard_.vote != 0 && mutated(mutant::skip_vote_persist)) effects_.persist->vote = 0;
+  }
   return effects_;
 }
 
@@ -54,9 +57,13 @@ const effects& core<Log>::tick(instant now) {
       const peer* const other = find_peer(id);
       return !other || now_ - other->heard < options_.election_timeout;
     };
-    if (members().voters.vote(heard) != vote_result::won) {
+    const joint& voters = members().voters;
+    const bool by_half = !voters.outgoing.empty() && mutated(mutant::check_new_half_only);
+    const vote_result hears_quorum = by_half ? voters.incoming.vote(heard) : voters.vote(heard);
+    if (hears_quorum != vote_result::won && !mutated(mutant::skip_check_quorum)) {
       become_follower(hard_.term, 0, "as leader it did not hear from a quorum");
-    } else if (lead->disk_waits_since && now_ - *lead->disk_waits_since >= options_.disk_stall_timeout) {
+    } else if (lead->disk_waits_since && now_ - *lead->disk_waits_since >= options_.disk_stall_timeout &&
+               !mutated(mutant::skip_disk_stall_check)) {
       become_follower(hard_.term, 0, "as leader its disk stood still");
     } else {
       if (lead->transfer_to != 0 && now_ >= lead->transfer_until) lead->transfer_to = 0;
@@ -70,7 +77,7 @@ const effects& core<Log>::tick(instant now) {
   } else if (now_ >= election_deadline_) {
     if (role() == raft::role::follower) follow(0);
     if (may_stand())
-      stand(true, false, "it did not hear from a leader");
+      stand(!mutated(mutant::skip_pre_vote), false, "it did not hear from a leader");
     else
       reset_election_deadline();
   }
@@ -84,12 +91,13 @@ const effects& core<Log>::receive(const message& of, instant now) {
   const bool from_leader =
       of.type == message_type::append || of.type == message_type::heartbeat || of.type == message_type::snapshot_offer;
   // A pre-vote speaks of a term that nobody has begun.
-  const bool of_no_term = of.pre && (of.type == message_type::vote_request || of.granted);
+  const bool of_no_term =
+      of.pre && (of.type == message_type::vote_request || of.granted) && !mutated(mutant::pre_vote_raises_term);
   if (of.term > hard_.term && !of_no_term) {
     const bool disturbs = of.type == message_type::vote_request && !of.transfer && hears_leader();
     if (disturbs) return done();
     become_follower(of.term, 0, "node " + std::to_string(of.from) + " is in a later term");
-  } else if (of.term < hard_.term) {
+  } else if (of.term < hard_.term && !mutated(mutant::accept_older_term)) {
     // Whoever leads or stands in an earlier term learns of this one.
     if (from_leader) {
       reject_append(of);
@@ -137,7 +145,7 @@ const effects& core<Log>::propose(record_kind kind, bytes_view payload, std::err
   ec.clear();
   if (!lead) {
     ec = errc::not_leader;
-  } else if (lead->transfer_to != 0 ||
+  } else if ((lead->transfer_to != 0 && !mutated(mutant::propose_during_transfer)) ||
              (uncommitted_.bytes() != 0 && uncommitted_.bytes() + payload.size() > options_.max_uncommitted_bytes)) {
     ec = errc::overloaded;
   } else {
@@ -153,7 +161,8 @@ bool core<Log>::may_change_members(std::error_code& ec, change_error& why) {
   const leading* const lead = as_leader();
   if (!lead) {
     ec = errc::not_leader;
-  } else if (lead->transfer_to != 0 || members_index() > commit_ || commit_ < lead->first_index) {
+  } else if (lead->transfer_to != 0 || (members_index() > commit_ && !mutated(mutant::change_members_while_changing)) ||
+             (commit_ < lead->first_index && !mutated(mutant::change_members_before_first_commit))) {
     // Not before a record of this term is committed: another leader's change may still take effect until then
     // (Ongaro, "Bug in single-server membership changes", raft-dev, 2015).
     ec = errc::overloaded;
@@ -233,7 +242,8 @@ const effects& core<Log>::installed(const position& at, configuration config, in
   durable_ = commit_ = at.index;
   matched_ = std::max(matched_, commit_);
   known_commit_ = std::max(known_commit_, commit_);
-  configurations_.assign(1, {at.index, std::move(config)});
+  if (!mutated(mutant::installed_keeps_configurations)) configurations_.clear();
+  configurations_.push_back({at.index, std::move(config)});
   if (leader() != 0) acknowledge(leader());
   return done();
 }
@@ -241,14 +251,15 @@ const effects& core<Log>::installed(const position& at, configuration config, in
 template <core_log Log>
 bool core<Log>::needs_snapshot(const position& at) {
   look_at_log();
-  return at.index > commit_ && (at.index > last_index_ || term_at(at.index) != at.epoch);
+  if (at.index <= commit_) return false;
+  return at.index > last_index_ || term_at(at.index) != at.epoch || mutated(mutant::install_older_snapshot);
 }
 
 template <core_log Log>
 const effects& core<Log>::disconnected(node_id other, instant now) {
   begin(now);
   if (peer* const target = find_peer(other)) {
-    target->progress.become_probe();
+    if (!mutated(mutant::keep_window_at_disconnect)) target->progress.become_probe();
     target->commit_sent = 0;
   }
   if (leading* const lead = as_leader()) {
@@ -279,7 +290,7 @@ void core<Log>::become_follower(term_t term, node_id new_leader, std::string why
 template <core_log Log>
 void core<Log>::enter_term(hard_state next) {
   hard_ = next;
-  matched_ = commit_;
+  if (!mutated(mutant::keep_match_of_older_term)) matched_ = commit_;
   acknowledged_ = 0;
 }
 
@@ -318,7 +329,9 @@ void core<Log>::count_votes() {
     }
     return std::nullopt;
   };
-  switch (members().voters.vote(voted)) {
+  const joint& voters = deciding().voters;
+  const bool by_half = !voters.outgoing.empty() && mutated(mutant::elect_by_new_half_only);
+  switch (by_half ? voters.incoming.vote(voted) : voters.vote(voted)) {
     case vote_result::pending: return;
     case vote_result::lost: return become_follower(hard_.term, 0, "it lost the election");
     case vote_result::won:
@@ -347,13 +360,15 @@ bool core<Log>::may_stand() const {
   const auto any = [this](auto&& holds) { return std::any_of(configurations_.begin(), configurations_.end(), holds); };
   const bool is_voter = any([&](const auto& each) { return each.config.voters.contains(options_.id); });
   const bool is_witness = any([&](const auto& each) { return each.config.witnesses.contains(options_.id); });
-  return is_voter && !is_witness && options_.priority != 0 && durable_ >= options_.must_refill &&
-         hard_.term < max_epoch;
+  const bool lacks_records = durable_ < options_.must_refill && !mutated(mutant::stand_without_refill);
+  return (is_voter || mutated(mutant::learner_stands)) && (!is_witness || mutated(mutant::witness_stands)) &&
+         options_.priority != 0 && !lacks_records && hard_.term < max_epoch;
 }
 
 template <core_log Log>
 bool core<Log>::hears_leader() const {
-  return as_leader() || is_quiet() || (heard_leader_ && now_ - *heard_leader_ < options_.election_timeout);
+  return (as_leader() || is_quiet() || (heard_leader_ && now_ - *heard_leader_ < options_.election_timeout)) &&
+         !mutated(mutant::ignore_stickiness);
 }
 
 // --- quiet groups -----------------------------------------------------------------------------------------------
@@ -409,7 +424,7 @@ void core<Log>::resume() {
 template <core_log Log>
 void core<Log>::reset_election_deadline() {
   const auto timeout = static_cast<std::uint64_t>(options_.election_timeout.count());
-  const std::uint64_t by_chance = random() % timeout;
+  const std::uint64_t by_chance = mutated(mutant::same_timeout_everywhere) ? 0 : random() % timeout;
   const std::uint64_t by_priority = timeout / 100 * (100u - std::min<std::uint64_t>(options_.priority, 100));
   election_deadline_ = now_ + instant(static_cast<std::int64_t>(timeout + by_chance + by_priority));
 }
@@ -420,12 +435,17 @@ template <core_log Log>
 void core<Log>::on_vote_request(const message& of) {
   // Whoever has a leader does not help to replace it, unless the leader itself asks (dissertation, 4.2.3).
   const bool is_content = hears_leader() && !of.transfer;
-  const bool is_free = of.pre ? of.term > hard_.term : hard_.vote == of.from || (hard_.vote == 0 && leader() == 0);
+  const bool is_free = of.pre
+                           ? of.term > hard_.term
+                           : hard_.vote == of.from || (hard_.vote == 0 && leader() == 0) || mutated(mutant::vote_twice);
   // Only whoever has all that may be committed (paper, 5.4.1).
-  const bool is_up_to_date = std::pair(of.at.epoch, of.at.index) >= std::pair(last_term_, last_index_);
+  const term_t their_term = mutated(mutant::compare_last_index_only) ? last_term_ : of.at.epoch;
+  const index_t their_index = mutated(mutant::compare_last_term_only) ? last_index_ : of.at.index;
+  const bool is_up_to_date = std::pair(their_term, their_index) >= std::pair(last_term_, last_index_);
   message& response = answer(of, message_type::vote_response);
   response.pre = of.pre;
-  response.granted = !is_content && is_free && is_up_to_date && durable_ >= options_.must_refill;
+  response.granted = !is_content && is_free && is_up_to_date &&
+                     (durable_ >= options_.must_refill || mutated(mutant::vote_without_refill));
   if (!response.granted) return;
   if (of.pre) {
     response.term = of.term;
@@ -438,8 +458,9 @@ void core<Log>::on_vote_request(const message& of) {
 template <core_log Log>
 void core<Log>::on_vote_response(const message& of) {
   standing* const candidate = std::get_if<standing>(&state_);
-  if (!candidate || candidate->pre != of.pre) return;
-  if (of.pre && of.granted && of.term != hard_.term + 1) return;
+  if (!candidate) return;
+  const bool is_asked_for = candidate->pre == of.pre && (!of.pre || !of.granted || of.term == hard_.term + 1);
+  if (!is_asked_for && !mutated(mutant::count_pre_votes_as_votes)) return;
   const auto already = std::find_if(candidate->votes.begin(), candidate->votes.end(),
                                     [&](const auto& each) { return each.first == of.from; });
   if (already != candidate->votes.end()) return;
@@ -467,7 +488,10 @@ void core<Log>::on_append(const message& of) {
   if (!accept_leader(of)) return;
   // What is committed here is in every leader's log.
   if (of.at.index > commit_) {
-    if (of.at.index > last_index_ || term_at(of.at.index) != of.at.epoch) return reject_append(of);
+    if (of.at.index > last_index_ ||
+        (term_at(of.at.index) != of.at.epoch && !mutated(mutant::skip_consistency_check))) {
+      return reject_append(of);
+    }
     if (!same_history(of.at)) return;
   }
   index_t end = of.at.index;  // up to where this log is as the leader's
@@ -476,7 +500,7 @@ void core<Log>::on_append(const message& of) {
     const record each = *at;
     if (each.index > last_index_) break;
     if (each.index > commit_) {
-      if (term_at(each.index) != each.epoch) {
+      if (term_at(each.index) != each.epoch || mutated(mutant::truncate_what_matches)) {
         take_back(each.index - 1);
         break;
       }
@@ -505,7 +529,7 @@ void core<Log>::on_append_response(const message& of) {
     const index_t least = position(log_.base()).index;
     const index_t hint = last_possible_match(least, std::min(of.at.index, last_index_), of.at.epoch,
                                              [&](index_t index) { return term_at(index); });
-    if (of.lost)
+    if (of.lost && !mutated(mutant::ignore_loss))
       from->progress.on_loss(hint);
     else
       (void)from->progress.on_reject(of.index, hint);
@@ -526,7 +550,8 @@ void core<Log>::on_heartbeat(const message& of) {
   const bool has_everything = commit_ == of.commit && commit_ == last_index_ && durable_ == last_index_;
   std::get<following>(state_).quiet = of.quiet && has_everything;
   answer(of, message_type::heartbeat_response).round = of.round;
-  acknowledge_more();  // what became durable while no leader was known
+  // What became durable while no leader was known.
+  if (!mutated(mutant::forget_to_acknowledge)) acknowledge_more();
 }
 
 template <core_log Log>
@@ -564,7 +589,7 @@ void core<Log>::on_timeout_now(const message& of) {
 template <core_log Log>
 void core<Log>::on_snapshot_offer(const message& of) {
   if (!accept_leader(of)) return;
-  if (needs_snapshot(of.at)) {
+  if (needs_snapshot(of.at) && !mutated(mutant::take_offer_as_installed)) {
     effects_.offer_accepted = true;
     return;
   }
@@ -591,19 +616,22 @@ void core<Log>::take_back(index_t keep) {
   last_term_ = term_at(keep);
   last_index_ = keep;
   effects_.truncate = keep;
-  durable_ = std::min(durable_, keep);
+  if (!mutated(mutant::keep_durable_index_when_truncating)) durable_ = std::min(durable_, keep);
   matched_ = std::min(matched_, keep);
-  while (configurations_.size() > 1 && members_index() > keep) configurations_.pop_back();
+  while (configurations_.size() > 1 && members_index() > keep && !mutated(mutant::keep_truncated_configuration)) {
+    configurations_.pop_back();
+  }
 }
 
 template <core_log Log>
 void core<Log>::commit_what_is_known() {
-  commit_to(std::min({known_commit_, matched_, durable_}));
+  const index_t there = mutated(mutant::commit_before_durable) ? last_index_ : durable_;
+  commit_to(std::min({known_commit_, mutated(mutant::commit_what_differs) ? there : matched_, there}));
 }
 
 template <core_log Log>
 void core<Log>::acknowledge(node_id to) {
-  acknowledged_ = std::min(matched_, durable_);
+  acknowledged_ = mutated(mutant::acknowledge_before_durable) ? matched_ : std::min(matched_, durable_);
   send(to, message_type::append_response).index = acknowledged_;
 }
 
@@ -677,13 +705,16 @@ void core<Log>::update_peers() {
 template <core_log Log>
 void core<Log>::update_commit() {
   const leading& lead = *as_leader();
-  const index_t of_quorum = members().voters.committed([&](node_id id) -> std::optional<index_t> {
-    if (id == options_.id) return durable_;
+  const auto durable_at = [&](node_id id) -> std::optional<index_t> {
+    if (id == options_.id) return mutated(mutant::leader_counts_itself_before_durable) ? last_index_ : durable_;
     const peer* const other = find_peer(id);
     return other ? std::optional(other->progress.match()) : std::nullopt;
-  });
+  };
+  const joint& voters = deciding().voters;
+  const bool by_half = !voters.outgoing.empty() && mutated(mutant::commit_by_new_half_only);
+  const index_t of_quorum = by_half ? voters.incoming.committed(durable_at) : voters.committed(durable_at);
   // Records of earlier terms are committed by one of this term, never by being counted (paper, 5.4.2).
-  if (of_quorum < lead.first_index) return;
+  if (of_quorum < lead.first_index && !mutated(mutant::commit_older_terms_by_counting)) return;
   commit_to(std::min(of_quorum, last_index_));
 }
 
@@ -691,15 +722,17 @@ template <core_log Log>
 void core<Log>::commit_to(index_t index) {
   if (index <= commit_) return;
   commit_ = index;
-  while (configurations_.size() > 1 && configurations_[1].index <= commit_)
+  while (configurations_.size() > 1 && configurations_[1].index <= commit_ &&
+         !mutated(mutant::keep_superseded_configuration)) {
     configurations_.erase(configurations_.begin());
+  }
   if (!as_leader()) return;
-  uncommitted_.release(commit_);
+  if (!mutated(mutant::leak_uncommitted)) uncommitted_.release(commit_);
   release_reads();
-  if (members_index() > commit_) return;
-  if (members().auto_leave) {
+  if (members_index() > commit_ && !mutated(mutant::leave_joint_before_commit)) return;
+  if (members().auto_leave && !mutated(mutant::never_leave_joint)) {
     begin_configuration(raft::leave_joint(members()).config);
-  } else if (!members().voters.contains(options_.id)) {
+  } else if (!members().voters.contains(options_.id) && !mutated(mutant::removed_leader_goes_on)) {
     become_follower(hard_.term, 0, "it is no voter any more");  // dissertation, 4.2.2
   }
 }
@@ -711,7 +744,8 @@ void core<Log>::begin_round() {
   lead.heartbeat_due = now_ + options_.heartbeat_interval;
   for (peer& each : lead.peers) {
     message& heartbeat = send(each.id, message_type::heartbeat);
-    heartbeat.commit = std::min(commit_, each.progress.match());
+    heartbeat.commit =
+        mutated(mutant::heartbeat_commits_beyond_ack) ? commit_ : std::min(commit_, each.progress.match());
     heartbeat.round = lead.round;
   }
   confirm_rounds();
@@ -720,14 +754,17 @@ void core<Log>::begin_round() {
 template <core_log Log>
 void core<Log>::confirm_rounds() {
   leading& lead = *as_leader();
-  const index_t of_quorum = members().voters.committed([&](node_id id) -> std::optional<index_t> {
+  const auto answered = [&](node_id id) -> std::optional<index_t> {
     if (id == options_.id) return lead.round;
     const peer* const other = find_peer(id);
     return other ? std::optional(other->round) : std::nullopt;
-  });
+  };
+  const joint& voters = members().voters;
+  const bool by_half = !voters.outgoing.empty() && mutated(mutant::read_by_new_half_only);
+  const index_t of_quorum = by_half ? voters.incoming.committed(answered) : voters.committed(answered);
   lead.confirmed = std::max(lead.confirmed, std::min(of_quorum, lead.round));
   while (!lead.rounds.empty() && lead.rounds.front().round <= lead.confirmed) {
-    lead.lease_from = lead.rounds.front().at;
+    lead.lease_from = mutated(mutant::lease_from_answer) ? now_ : lead.rounds.front().at;
     lead.rounds.pop_front();
   }
   release_reads();
@@ -741,8 +778,9 @@ void core<Log>::confirm_rounds() {
 template <core_log Log>
 void core<Log>::add_read(std::uint64_t id, node_id from) {
   leading& lead = *as_leader();
-  const index_t index = std::max(commit_, lead.first_index);
-  lead.reads.push_back({id, from, has_lease() ? lead.confirmed : lead.round + 1, index});
+  const index_t index = mutated(mutant::read_before_first_commit) ? commit_ : std::max(commit_, lead.first_index);
+  const std::uint64_t next_round = lead.round + (mutated(mutant::read_by_older_round) ? 0 : 1);
+  lead.reads.push_back({id, from, has_lease() ? lead.confirmed : next_round, index});
   if (has_lease())
     release_reads();
   else if (lead.confirmed == lead.round)
@@ -752,8 +790,10 @@ void core<Log>::add_read(std::uint64_t id, node_id from) {
 template <core_log Log>
 bool core<Log>::has_lease() const {
   const leading& lead = *as_leader();
-  if (options_.lease_drift <= 0 || !lead.lease_from || lead.gave_way) return false;
-  const double part = (1 - options_.lease_drift) / (1 + options_.lease_drift);
+  if (options_.lease_drift <= 0 || !lead.lease_from) return false;
+  if (lead.gave_way && !mutated(mutant::lease_survives_transfer)) return false;
+  const double drift = mutated(mutant::lease_ignores_drift) ? 0 : options_.lease_drift;
+  const double part = (1 - drift) / (1 + drift);
   return static_cast<double>((now_ - *lead.lease_from).count()) <
          part * static_cast<double>(options_.election_timeout.count());
 }
@@ -763,7 +803,7 @@ void core<Log>::release_reads() {
   leading& lead = *as_leader();
   std::erase_if(lead.reads, [&](const pending_read& each) {
     if (each.round > lead.confirmed || each.index > commit_) return false;
-    answer_read(each, each.index);
+    answer_read(each, mutated(mutant::read_one_too_low) ? each.index - 1 : each.index);
     return true;
   });
 }
@@ -781,16 +821,18 @@ void core<Log>::answer_read(const pending_read& read, index_t index) {
 
 template <core_log Log>
 void core<Log>::refuse_reads() {
-  for (const std::uint64_t id : std::exchange(forwarded_reads_, {})) effects_.reads.push_back({id, 0});
+  for (const std::uint64_t id : std::exchange(forwarded_reads_, {})) {
+    if (!mutated(mutant::forget_forwarded_reads)) effects_.reads.push_back({id, 0});
+  }
   leading* const lead = as_leader();
-  if (!lead) return;
+  if (!lead || mutated(mutant::forget_reads_of_leader)) return;
   for (const pending_read& each : lead->reads) answer_read(each, 0);
   lead->reads.clear();
 }
 
 template <core_log Log>
 void core<Log>::send_timeout_now_if_ready(const peer& to) {
-  if (to.progress.match() != last_index_) return;
+  if (to.progress.match() != last_index_ && !mutated(mutant::transfer_to_who_lacks_records)) return;
   send(to.id, message_type::timeout_now);
   as_leader()->gave_way = true;
 }
@@ -813,11 +855,13 @@ append_plan core<Log>::next_append(node_id to) {
   if (!target || target->progress.is_paused()) return plan;
   plan.next = target->progress.next();
   plan.commit = commit_;
-  plan.last = members().witnesses.contains(to) ? durable_at_full_voters() : last_index_;
+  const bool is_witness = members().witnesses.contains(to);
+  plan.last = is_witness && !mutated(mutant::witness_gets_ahead) ? durable_at_full_voters() : last_index_;
   // Until it has the configuration that makes it a witness, and that is committed, it may still have to lead.
   const placed_configuration& in_force = configurations_.front();
-  plan.payloads = !in_force.config.witnesses.contains(to) || !members().witnesses.contains(to) ||
-                  target->progress.match() < in_force.index;
+  plan.payloads =
+      !is_witness || ((!in_force.config.witnesses.contains(to) || target->progress.match() < in_force.index) &&
+                      !mutated(mutant::withhold_payloads_early));
   if (plan.next <= position(log_.base()).index) {
     plan.send = append_plan::what::snapshot;
   } else if (plan.next <= plan.last) {
