@@ -227,6 +227,9 @@ class core {
   /// @param ec  not_leader, wrong_node (no voter that can lead).
   const effects& transfer(node_id to, instant now, std::error_code& ec);
 
+  /// Gives up leading, because the log does not take what a leader has to write: what was to be appended is not there.
+  const effects& resign(std::string why);
+
   /// What follows in the log was verified as it was appended: a configuration that counts from now on.
   const effects& adopt(index_t index, configuration config);
 

@@ -80,7 +80,7 @@ struct outcome {
   /// Nothing: it was applied. not_leader, overloaded, closed: it was not, and will not be. timed_out: not known.
   std::error_code error;
   node_id leader = 0;  ///< who leads, as far as this node knows; 0: not known
-  index_t index = 0;   ///< of its record
+  position at;         ///< of its record, when it was applied
   byte_buffer result;  ///< what apply() answered, when it was applied
 
   [[nodiscard]] bool ok() const noexcept { return !error; }
@@ -183,7 +183,7 @@ class basic_node {
   awaitable<void> apply();
   void apply_some();
   void answer_proposal(const record& applied);
-  void drop_proposals(index_t keep);
+  void drop_proposals(index_t keep, std::error_code why);
   awaitable<void> dial_members();
   awaitable<void> dial(node_id id);
   awaitable<void> talk(node_id with, channel_type& over, bool ours);

@@ -228,6 +228,14 @@ const effects& core<Log>::transfer(node_id to, instant now, std::error_code& ec)
 }
 
 template <core_log Log>
+const effects& core<Log>::resign(std::string why) {
+  begin(now_);
+  while (configurations_.size() > 1 && members_index() > last_index_) configurations_.pop_back();
+  if (as_leader()) become_follower(hard_.term, 0, std::move(why));
+  return done();
+}
+
+template <core_log Log>
 const effects& core<Log>::adopt(index_t index, configuration config) {
   begin(now_);
   assert(index > members_index() && index <= last_index_);

@@ -121,7 +121,7 @@ awaitable<void> basic_node<Env, Machine>::input(Input what) {
   try {
     if (doing.persist) co_await hard_->write(*doing.persist);
     if (doing.truncate) {
-      drop_proposals(*doing.truncate);
+      drop_proposals(*doing.truncate, errc::not_leader);
       co_await log_->truncate_suffix(*doing.truncate);
     }
     perform(doing);
@@ -137,7 +137,15 @@ void basic_node<Env, Machine>::perform(const effects& doing) {
     fail(std::make_exception_ptr(std::system_error(errc::diverged, doing.broken)));
     return;
   }
-  append(doing);
+  try {
+    append(doing);
+  } catch (const std::system_error& error) {
+    if (log_->failure() || doing.append_own.empty()) throw;
+    // No room, for instance. Somebody else may have some.
+    drop_proposals(log_->last().index, error.code());
+    perform(core_->resign(error.what()));
+    return;
+  }
   for (const message& each : doing.send) post(each);
   for (const released_read& each : doing.reads) {
     for (waiting_read* const waiting : reads_) {
@@ -235,17 +243,20 @@ awaitable<void> basic_node<Env, Machine>::tick() {
   }
 }
 
+// The log makes records durable for others too, a change of its ends for instance: what counts is what the core knows.
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::flush() {
+  position told = log_->acked();
   while (!closing_) {
-    const index_t last = log_->last().index;
-    if (busy_ || last == log_->acked().index) {
+    if (log_->acked() != told) {
+      told = log_->acked();
+      const auto what = [this](core_type& core) -> const effects& { return core.persisted(now()); };
+      co_await input(what);
+    } else if (busy_ || log_->last() == told) {
       (void)co_await news_.wait();
-      continue;
+    } else {
+      co_await log_->durable(log_->last().index);
     }
-    co_await log_->durable(last);
-    const auto what = [this](core_type& core) -> const effects& { return core.persisted(now()); };
-    co_await input(what);
   }
 }
 
@@ -294,6 +305,7 @@ void basic_node<Env, Machine>::answer_proposal(const record& applied) {
     proposals_.pop_front();
     waiting.ended = true;
     if (waiting.index == applied.index && waiting.term == applied.epoch) {
+      waiting.to->at = applied.position();
       waiting.to->result.append(result_.view());
     } else {
       waiting.to->error = errc::not_leader;  // another leader's record stands in its place
@@ -301,12 +313,12 @@ void basic_node<Env, Machine>::answer_proposal(const record& applied) {
   }
 }
 
-// Records behind `keep` are taken back: another leader has others there, so they are never applied.
+// Of records that are not in the log any more, and so are never applied.
 template <environment Env, state_machine Machine>
-void basic_node<Env, Machine>::drop_proposals(index_t keep) {
+void basic_node<Env, Machine>::drop_proposals(index_t keep, std::error_code why) {
   while (!proposals_.empty() && proposals_.back()->index > keep) {
     proposals_.back()->ended = true;
-    proposals_.back()->to->error = errc::not_leader;
+    proposals_.back()->to->error = why;
     proposals_.pop_back();
   }
 }
@@ -469,7 +481,6 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
   };
   co_await input(what);
   result.leader = core_->leader();
-  result.index = self.index;
   if (refused) {
     result.error = refused;
     co_return result;

@@ -203,7 +203,7 @@ awaitable<void> basic_node<Env, Machine>::install(member& from, channel_type& ov
     const turn held(*this);
     try {
       co_await restore(info.id.at.index);
-      drop_proposals(0);
+      drop_proposals(0, errc::timed_out);
       co_await log_->reset(info.id.at);
       apply_place_ = {};
       apply_place_.next = info.id.at.index + 1;
