@@ -182,7 +182,7 @@ TEST(raft_snapshots, what_begins_with_one_after_a_restart_goes_on_behind_it) {
   cluster c(3);
   c.elect(1);
   propose(c, 1, 5);
-  for (const node_id id : {1, 2, 3}) {
+  for (const node_id id : id_set{1, 2, 3}) {
     c.compact(id);
     c.crash(id);
     c.start(id);
