@@ -368,12 +368,12 @@ class cluster {
     require(of.broken.empty(), "node ", at.id, ": ", of.broken);
     const effects doing = of;  // what is done may be another input
     if (doing.persist) at.hard = *doing.persist;
-    const index_t cut = doing.truncate.value_or(at.log.last().index) + 1;
-    const std::optional<position> first_cut = at.log.position_at(cut);
+    const index_t first_lost = doing.truncate.value_or(at.log.last().index) + 1;
+    const std::optional<position> was = at.log.position_at(first_lost);
     if (doing.truncate) at.log.truncate(*doing.truncate);
     const index_t before = at.log.last().index;
     require(at.log.append(doing.append), "node ", at.id, " is to append what does not continue its log");
-    if (first_cut) rules.truncated(at, *first_cut);
+    if (was) rules.truncated(at, *was);
     for (const own_record& each : doing.append_own) at.log.append(at.core->term(), each.kind, each.payload);
     for (index_t i = before + 1; !doing.append.empty() && i <= at.log.last().index; ++i) {
       if (at.log.kind_of(i) == config_record) {

@@ -121,13 +121,13 @@ TEST(raft_election, what_comes_late_to_a_leader_s_own_pre_vote_changes_nothing) 
 TEST(raft_election, a_vote_of_an_older_term_counts_for_nothing) {
   cluster c(5);
   c.wake(1);
-  for (const node_id id : {2, 3, 4, 5}) c.deliver(1, id), c.deliver(id, 1);
+  for (const node_id id : id_set{2, 3, 4, 5}) c.deliver(1, id), c.deliver(id, 1);
   ASSERT_EQ(c[1].role(), role::candidate);
   c.deliver(1, 2);
   const message old = *c.take(message_type::vote_response, 2, 1);
   c.receive(vote_request(3, 1, 2, {}));
   c.wake(1);
-  for (const node_id id : {2, 3, 4, 5}) c.links[{1, id}].clear();
+  for (const node_id id : id_set{2, 3, 4, 5}) c.links[{1, id}].clear();
   c.receive(old);
   EXPECT_EQ(c[1].role(), role::pre_candidate);
   EXPECT_EQ(c[1].term(), 2u);
@@ -164,7 +164,7 @@ TEST(raft_election, a_promoted_learner_that_does_not_know_it_yet_votes) {  // di
 
 TEST(raft_election, a_node_stands_by_the_last_configuration_of_its_log_committed_or_not) {  // paper, 6
   cluster c(3);
-  for (const node_id id : {4, 5}) c.add(id, {});
+  for (const node_id id : id_set{4, 5}) c.add(id, {});
   c.elect(1);
   c.cut_off(1, 3);
   c.slow_disks = {2};
@@ -178,7 +178,7 @@ TEST(raft_election, a_node_stands_by_the_last_configuration_of_its_log_committed
   ASSERT_TRUE(c[2].members().is_joint());
   ASSERT_LT(c[2].commit(), c[2].members_index());
   c.crash(1);
-  for (const node_id id : {4, 5}) c.isolate(id);
+  for (const node_id id : id_set{4, 5}) c.isolate(id);
   EXPECT_FALSE(c.run_until([&] { return c.leader() != 0; }, 20 * timeout));  // 2 and 3 are no quorum of five
   c.cut.clear();
   EXPECT_TRUE(c.run_until([&] { return c.leader() == 2; }));

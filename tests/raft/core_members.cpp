@@ -35,13 +35,13 @@ int configurations(const cluster& c, node_id id) {
 }
 
 void add_nodes(cluster& c) {
-  for (const node_id id : {4, 5}) c.add(id, {});
+  for (const node_id id : id_set{4, 5}) c.add(id, {});
 }
 
 TEST(raft_members, a_configuration_counts_from_the_moment_it_is_appended) {  // paper, 6
   cluster c(3);
   c.elect(1);
-  for (const node_id id : {2, 3}) c.isolate(id);
+  for (const node_id id : id_set{2, 3}) c.isolate(id);
   EXPECT_FALSE(change(c, 1, simply(change_type::remove, 3)));
   EXPECT_EQ(c[1].members().voters.incoming, (majority{1, 2}));
   c.sync(1);
@@ -125,7 +125,7 @@ TEST(raft_members, a_change_that_was_not_committed_is_reverted_with_its_record) 
 }
 
 TEST(raft_members, a_joint_configuration_needs_both_halves_to_commit) {  // paper, 6
-  for (const node_id silent : {2, 4}) {
+  for (const node_id silent : id_set{2, 4}) {
     cluster c(3);
     add_nodes(c);
     c.elect(1);
@@ -193,7 +193,7 @@ TEST(raft_members, a_new_leader_leaves_the_joint_configuration_that_it_finds) {
   EXPECT_FALSE(change(c, 1, replace_two(transition::joint_auto_leave)));
   c.settle();
   c.slow_disks.clear();
-  for (const node_id id : {2, 3, 4, 5}) c.sync(id);
+  for (const node_id id : id_set{2, 3, 4, 5}) c.sync(id);
   ASSERT_EQ(c[1].commit(), 1u);
   c.crash(1, false);
   ASSERT_TRUE(c.run_until([&] { return c.leader() > 1; }));
@@ -233,7 +233,7 @@ TEST(raft_members, a_leader_does_not_make_itself_a_witness) {
 TEST(raft_members, who_may_be_a_witness_does_not_stand) {
   cluster c(5);
   c.elect(1);
-  for (const node_id id : {3, 4, 5}) c.isolate(id);
+  for (const node_id id : id_set{3, 4, 5}) c.isolate(id);
   EXPECT_FALSE(change(c, 1, simply(change_type::add_witness, 2)));
   c.settle();
   ASSERT_EQ(c[2].members_index(), 2u);
@@ -273,7 +273,7 @@ TEST(raft_members, a_witness_has_nothing_that_only_a_leader_has_who_goes) {
 
 TEST(raft_members, a_learner_counts_for_nothing_and_gets_everything) {  // dissertation, 4.2.1
   configuration first = cluster::first_voters(3);
-  for (const node_id id : {4, 5, 6}) first.learners.insert(id);
+  for (const node_id id : id_set{4, 5, 6}) first.learners.insert(id);
   cluster c(first);
   c.elect(1);
   c.crash(2);

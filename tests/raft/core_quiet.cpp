@@ -74,7 +74,7 @@ TEST(raft_quiet, a_proposal_wakes_everybody) {
 }
 
 TEST(raft_quiet, a_read_wakes_everybody) {
-  for (const node_id id : {1, 2}) {
+  for (const node_id id : id_set{1, 2}) {
     quiet_cluster c;
     EXPECT_FALSE(c.read(id, 7));
     c.settle();
@@ -116,7 +116,7 @@ TEST(raft_quiet, who_has_lost_the_leader_is_not_helped_by_who_has_not) {  // dis
 
 TEST(raft_quiet, a_leader_that_wakes_without_a_quorum_steps_down) {  // dissertation, 6.2
   quiet_cluster c;
-  for (const node_id id : {2, 3}) {
+  for (const node_id id : id_set{2, 3}) {
     c.cut_off(1, id);
     c.cut_off(id, 1);
   }

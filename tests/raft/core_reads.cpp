@@ -208,7 +208,7 @@ TEST(raft_reads, a_leader_that_gave_way_has_no_lease_however_late_its_word_arriv
   }
   ASSERT_EQ(c.leader(), 2u);
   c.propose(2, "newer");
-  for (const node_id id : {2, 3}) c.sync(id);
+  for (const node_id id : id_set{2, 3}) c.sync(id);
   while (c.deliver(2, 3) || c.deliver(3, 2)) c.sync(3);
   ASSERT_EQ(c[1].role(), role::leader);
   EXPECT_FALSE(c.read(1, 7));

@@ -156,11 +156,33 @@ TEST(raft_snapshots, one_replaces_configurations_that_were_never_committed) {
   EXPECT_EQ(c[3].members(), cluster::first_voters(3));
 }
 
+TEST(raft_snapshots, one_that_comes_while_a_node_stands_ends_that) {
+  cluster c(3);
+  c.elect(1);
+  c.isolate(3);
+  std::error_code ec;
+  c.change_members(1, {transition::simple, {{change_type::add_learner, 3, ""}}}, ec);
+  propose(c, 1, 3);
+  c.compact(1);
+  c.installs_at_once = false;
+  c.heal();
+  ASSERT_TRUE(c.run_until([&] { return c[1].progress_of(3)->state() == progress::state_t::snapshot; }));
+  c.wake(3);
+  ASSERT_EQ(c[3].role(), role::pre_candidate);
+  c.install(3);
+  EXPECT_EQ(c[3].role(), role::follower);
+  message promise = c.made(message_type::vote_response, 2, 3);
+  promise.term = c[3].term() + 1;
+  promise.pre = promise.granted = true;
+  c.receive(promise);
+  EXPECT_EQ(c[3].role(), role::follower);
+}
+
 TEST(raft_snapshots, what_begins_with_one_after_a_restart_goes_on_behind_it) {
   cluster c(3);
   c.elect(1);
   propose(c, 1, 5);
-  for (const node_id id : {1, 2, 3}) {
+  for (const node_id id : id_set{1, 2, 3}) {
     c.compact(id);
     c.crash(id);
     c.start(id);

@@ -247,6 +247,8 @@ template <core_log Log>
 const effects& core<Log>::installed(const position& at, configuration config, instant now) {
   begin(now);
   assert(at.index > commit_ && at.index >= matched_ && at.index == last_index_);
+  // Whether it may stand, and with what, is another question now.
+  if (std::holds_alternative<standing>(state_)) become_follower(hard_.term, 0, "it was given a snapshot");
   durable_ = commit_ = at.index;
   matched_ = std::max(matched_, commit_);
   known_commit_ = std::max(known_commit_, commit_);
