@@ -64,8 +64,10 @@ std::vector<message> one_of_each() {
   of(message_type::append_response).index = 19;
   of(message_type::append_response).round = 20;
   of(message_type::append_response).rejected = true;
+  of(message_type::append_response).lost = true;
   of(message_type::heartbeat).commit = 21;
   of(message_type::heartbeat).round = 22;
+  of(message_type::heartbeat).quiet = true;
   of(message_type::heartbeat_response).round = highest;
   of(message_type::read_request).round = 23;
   of(message_type::read_response).index = highest;

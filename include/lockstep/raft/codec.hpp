@@ -8,14 +8,15 @@
 //    2 vote_response             x                                                                x
 //    3 append                    x                    x                  x                x               x        x
 //    4 append_response           x                    x                           x       x       x
-//    5 heartbeat                 x                                       x                x
+//    5 heartbeat                 x                                       x                x       x
 //    6 heartbeat_response        x                                                        x
 //    7 read_request              x                                                        x
 //    8 read_response             x                                                x       x
 //    9 timeout_now               x
 //
-//   flags     1 pre, 2 transfer, 4 granted, 8 rejected; a type has those only that it names (raft/message.hpp)
-//   check     XXH3-64 of the words before it: the frame is self-checked, so that records, which carry their own
+//   flags     1 pre, 2 transfer, 4 granted, 8 rejected, 16 quiet, 32 lost; a type has those only that it names
+//   (raft/message.hpp) check     XXH3-64 of the words before it: the frame is self-checked, so that records, which
+//   carry their own
 //             checks, are not hashed twice
 //   records   encoded log records, whole
 //
@@ -148,6 +149,8 @@ inline constexpr std::uint64_t pre_flag = 1;
 inline constexpr std::uint64_t transfer_flag = 2;
 inline constexpr std::uint64_t granted_flag = 4;
 inline constexpr std::uint64_t rejected_flag = 8;
+inline constexpr std::uint64_t quiet_flag = 16;
+inline constexpr std::uint64_t lost_flag = 32;
 
 constexpr std::optional<message_fields> fields_of(message_type type) noexcept {
   switch (type) {
@@ -155,8 +158,8 @@ constexpr std::optional<message_fields> fields_of(message_type type) noexcept {
     case message_type::vote_response: return message_fields{.flags = pre_flag | granted_flag};
     case message_type::append: return message_fields{.at = true, .commit = true, .round = true, .records = true};
     case message_type::append_response:
-      return message_fields{.at = true, .index = true, .round = true, .flags = rejected_flag};
-    case message_type::heartbeat: return message_fields{.commit = true, .round = true};
+      return message_fields{.at = true, .index = true, .round = true, .flags = rejected_flag | lost_flag};
+    case message_type::heartbeat: return message_fields{.commit = true, .round = true, .flags = quiet_flag};
     case message_type::heartbeat_response: return message_fields{.round = true};
     case message_type::read_request: return message_fields{.round = true};
     case message_type::read_response: return message_fields{.index = true, .round = true};
@@ -187,7 +190,8 @@ inline encoded_words encode_fields(const message_fields& has, const message& of)
   for_each_word(has, of, [&to](std::uint64_t word) { to.add(word); });
   if (has.flags != 0) {
     const std::uint64_t set = (of.pre ? pre_flag : 0) | (of.transfer ? transfer_flag : 0) |
-                              (of.granted ? granted_flag : 0) | (of.rejected ? rejected_flag : 0);
+                              (of.granted ? granted_flag : 0) | (of.rejected ? rejected_flag : 0) |
+                              (of.quiet ? quiet_flag : 0) | (of.lost ? lost_flag : 0);
     assert((set & ~has.flags) == 0);
     to.add(set);
   }
@@ -225,6 +229,8 @@ inline std::optional<message> take_fields(message_type type, const message_field
   of.transfer = (flags & transfer_flag) != 0;
   of.granted = (flags & granted_flag) != 0;
   of.rejected = (flags & rejected_flag) != 0;
+  of.quiet = (flags & quiet_flag) != 0;
+  of.lost = (flags & lost_flag) != 0;
 
   const bool from_nowhere = of.at.index == 0 && of.at != position();
   if (of.from == 0 || of.to == 0 || of.term > max_epoch || of.at.epoch > of.term || from_nowhere) return std::nullopt;
