@@ -101,7 +101,8 @@ std::string text_of(const message& of) {
         of.at.chain, of.commit, of.index, of.round, of.records.first(), of.records.last()}) {
     text += std::to_string(each) + " ";
   }
-  for (const bool each : {of.pre, of.transfer, of.granted, of.rejected}) text += each ? "yes " : "no ";
+  for (const bool each : {of.pre, of.transfer, of.granted, of.rejected, of.quiet, of.lost})
+    text += each ? "yes " : "no ";
   return text + hex(of.records.bytes());
 }
 
@@ -236,10 +237,11 @@ TEST(raft_codec, gives_back_each_message_with_all_its_fields) {
 
 TEST(raft_codec, gives_back_each_flag_by_itself) {
   for (const message& each : one_of_each()) {
-    for (bool message::*flag : {&message::pre, &message::transfer, &message::granted, &message::rejected}) {
+    for (bool message::*flag :
+         {&message::pre, &message::transfer, &message::granted, &message::rejected, &message::quiet, &message::lost}) {
       if (!(each.*flag)) continue;
       message of = each;
-      of.pre = of.transfer = of.granted = of.rejected = false;
+      of.pre = of.transfer = of.granted = of.rejected = of.quiet = of.lost = false;
       EXPECT_EQ(text_of(decoded(of.type, payload_of(of)).value()), text_of(of));
       of.*flag = true;
       EXPECT_EQ(text_of(decoded(of.type, payload_of(of)).value()), text_of(of));
