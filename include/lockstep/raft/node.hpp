@@ -62,6 +62,9 @@ struct node_options {
   /// for a node that is to be added to a group that exists.
   std::map<node_id, std::string> members;
 
+  /// This node is, or will be, a witness: it votes and keeps what is needed for that, and applies nothing.
+  bool witness = false;
+
   /// A snapshot is taken when so many bytes of commands were applied since the last one; 0: never.
   std::uint64_t snapshot_after_bytes = 64u << 20;
   /// What of the log is kept behind the last snapshot, for followers that are not far behind.
@@ -92,7 +95,27 @@ class basic_node {
  public:
   using log_type = basic_append_log<Env>;
   using channel_type = basic_channel<Env>;
-  using core_type = raft::core<log_type>;
+  /// The log as the core sees it. A witness's records are its own, with another chain than its leader's: it has none to
+  /// compare.
+  struct log_view {
+    log_type* log = nullptr;
+    bool witness = false;
+
+    [[nodiscard]] position base() const { return seen(log->base()); }
+    [[nodiscard]] position last() const { return seen(log->last()); }
+    [[nodiscard]] position acked() const { return seen(log->acked()); }
+    [[nodiscard]] std::optional<position> position_at(index_t index) {
+      const std::optional<position> found = log->position_at(index);
+      return found ? std::optional(seen(*found)) : std::nullopt;
+    }
+
+   private:
+    [[nodiscard]] position seen(position at) const noexcept {
+      if (witness) at.chain = 0;
+      return at;
+    }
+  };
+  using core_type = raft::core<log_view>;
   using store_type = basic_snapshot_store<Env>;
 
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
@@ -127,6 +150,14 @@ class basic_node {
 
   /// Lets `to` lead. @return not_leader, wrong_node; nothing when it has been begun.
   awaitable<std::error_code> transfer(node_id to);
+
+  /// Changes the members, and waits until the change is committed; a joint one that is left by itself, until it is
+  /// left.
+  /// @return nothing; not_leader, overloaded (the last change is under way), wrong_node (see core::change_members()),
+  ///   timed_out, closed. @param why  what is wrong with the change itself: then nothing has happened.
+  awaitable<std::error_code> change_members(change_list changes, duration limit, change_error& why);
+  /// Leaves a joint configuration that is not left by itself. Likewise.
+  awaitable<std::error_code> leave_joint(duration limit, change_error& why);
 
   /// Stops taking part, ends everything that waits, and closes the log. Idempotent. Cancellation: not honoured.
   awaitable<void> close();
@@ -202,6 +233,8 @@ class basic_node {
 
   awaitable<void> hear(node_id from, channel_type& over);
   awaitable<void> ship(node_id to, channel_type& over);
+  record_batch for_witness(const record_batch& records, index_t last);
+  awaitable<std::error_code> committed_members(std::error_code refused, change_error why, time_point deadline);
   member& member_of(node_id id) { return members_[id]; }
 
   Env& env_;
@@ -210,6 +243,7 @@ class basic_node {
   task_group group_;
   std::unique_ptr<basic_hard_state_file<Env>> hard_;
   std::unique_ptr<log_type> log_;
+  log_view seen_log_;
   std::optional<core_type> core_;
   std::unique_ptr<store_type> store_;
   position applied_;

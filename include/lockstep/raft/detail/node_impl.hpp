@@ -75,7 +75,9 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   }
   core_options core = node.options_.core;
   core.seed = env.random();
-  node.core_.emplace(core, log, std::move(stored), node.now());
+  node.seen_log_.log = &log;
+  node.seen_log_.witness = node.options_.witness;
+  node.core_.emplace(core, node.seen_log_, std::move(stored), node.now());
   co_return made;
 }
 
@@ -162,8 +164,12 @@ template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::append(const effects& doing) {
   bad_records_ = false;
   if (!doing.append.empty()) {
-    bytes_view rest = doing.append.bytes();
-    bad_records_ = log_->append_encoded(rest) != log_codec::record_verdict::ok;
+    if (options_.witness) {
+      for (const record each : doing.append) (void)log_->append(each.epoch, each.payload, each.kind);
+    } else {
+      bytes_view rest = doing.append.bytes();
+      bad_records_ = log_->append_encoded(rest) != log_codec::record_verdict::ok;
+    }
   }
   for (const own_record& each : doing.append_own) {
     if (each.kind == data_record) {
@@ -447,13 +453,34 @@ awaitable<void> basic_node<Env, Machine>::ship(node_id to, channel_type& over) {
     made.at = target.shipped;
     if (plan.send == append_plan::what::records) {
       made.records = log_->read(target.place, options_.max_batch_bytes, visibility::staged);
-      for (const record each : made.records) target.shipped = each.position();
+      if (!plan.payloads) made.records = for_witness(made.records, plan.last);
+      for (const record each : made.records) {
+        target.shipped.epoch = each.epoch;
+        target.shipped.index = each.index;
+        target.shipped.chain = each.chain;
+      }
     }
     core_->sent(to, target.shipped.index, made.records.bytes().size(), plan);
     const encoded_words words = encode_message(made);
     const std::array<bytes_view, 2> parts{words.view(), made.records.bytes()};
     co_await over.send(static_cast<std::uint8_t>(made.type), 0, parts, frame_flags_of(made.type));
   }
+}
+
+// Without the payloads of commands, up to `last`. The witness makes records of its own of them.
+template <environment Env, state_machine Machine>
+record_batch basic_node<Env, Machine>::for_witness(const record_batch& records, index_t last) {
+  const auto bytes = std::make_shared<byte_buffer>();
+  position before;
+  for (const record each : records) {
+    if (each.index > last) break;
+    const bytes_view payload = each.kind == data_record ? bytes_view() : each.payload;
+    before.index = each.index - 1;
+    std::byte* const to = bytes->extend(log_format::record_bytes(payload.size()));
+    const record_kind kind = each.kind == data_record ? witness_record : each.kind;
+    before = log_codec::encode_record(to, before, each.epoch, kind, {&payload, 1});
+  }
+  return {bytes->view(), records.first(), before.index, bytes};
 }
 
 // --- what the program asks for ----------------------------------------------------------------------------------
@@ -520,6 +547,39 @@ awaitable<std::error_code> basic_node<Env, Machine>::transfer(node_id to) {
   const auto what = [&](core_type& core) -> const effects& { return core.transfer(to, now(), refused); };
   co_await input(what);
   co_return refused;
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::change_members(change_list changes, duration limit,
+                                                                    change_error& why) {
+  const time_point deadline = env_.now() + limit;
+  std::error_code refused;
+  const auto what = [&](core_type& core) -> const effects& { return core.change_members(changes, refused, why); };
+  co_await input(what);
+  co_return co_await committed_members(refused, why, deadline);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::leave_joint(duration limit, change_error& why) {
+  const time_point deadline = env_.now() + limit;
+  std::error_code refused;
+  const auto what = [&](core_type& core) -> const effects& { return core.leave_joint(refused, why); };
+  co_await input(what);
+  co_return co_await committed_members(refused, why, deadline);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::committed_members(std::error_code refused, change_error why,
+                                                                       time_point deadline) {
+  if (refused || why != change_error::none) co_return refused;
+  const term_t term = core_->term();
+  while (!closing_ && env_.now() < deadline) {
+    // Whoever leads no more does not know what became of it.
+    if (core_->role() != role::leader || core_->term() != term) co_return errc::timed_out;
+    if (core_->members_index() <= core_->commit() && !core_->members().auto_leave) co_return std::error_code();
+    (void)co_await news_.wait();
+  }
+  co_return closing_ ? errc::closed : errc::timed_out;
 }
 
 template <environment Env, state_machine Machine>
