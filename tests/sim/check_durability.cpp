@@ -29,13 +29,24 @@ struct durable_files {
     for (const auto& [name, bytes] : files) names.push_back(name);
     return names;
   }
-  std::size_t read(const std::string& path, std::uint64_t offset, mutable_bytes to) const {
-    const auto found = files.find(path.substr(std::string("/log/").size()));
-    if (found == files.end() || offset >= found->second.size()) return 0;
-    const std::size_t size = std::min<std::size_t>(to.size(), found->second.size() - offset);
-    std::copy_n(found->second.begin() + static_cast<std::ptrdiff_t>(offset), size, to.begin());
-    return size;
-  }
+  std::vector<std::string> version(const std::string& directory) const { return list(directory); }
+
+  struct file {
+    const std::map<std::string, byte_vector>* files;
+    std::string name;
+    [[nodiscard]] byte_vector version() const {
+      const auto found = files->find(name);
+      return found == files->end() ? byte_vector() : found->second;
+    }
+    std::size_t read(std::uint64_t offset, mutable_bytes to) const {
+      const byte_vector bytes = version();
+      if (offset >= bytes.size()) return 0;
+      const std::size_t size = std::min<std::size_t>(to.size(), bytes.size() - offset);
+      std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), size, to.begin());
+      return size;
+    }
+  };
+  file open(const std::string& path) const { return {&files, path.substr(std::string("/log/").size())}; }
 
   void hold(const segment_file& segment) {
     files[log_files::segment_name(segment.header.first_index())] = segment.bytes;

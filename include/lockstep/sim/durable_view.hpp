@@ -1,8 +1,9 @@
-// durable_view: the durable bytes of a simulated disk, as check::durability_oracle asks for them.
+// durable_view: the durable files of a simulated disk, as check::durability_oracle asks for them.
 #pragma once
 
 #include "lockstep/sim/disk.hpp"
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,9 +16,8 @@ class durable_view {
   [[nodiscard]] std::vector<std::string> list(const std::string& directory) const {
     return disk_.durable_names(directory);
   }
-  std::size_t read(const std::string& path, std::uint64_t offset, mutable_bytes into) const {
-    return disk_.read_durable(path, offset, into);
-  }
+  [[nodiscard]] std::uint64_t version(const std::string& directory) const { return disk_.durable_version(directory); }
+  [[nodiscard]] durable_file open(const std::string& path) const { return disk_.open_durable(path); }
 
  private:
   const disk& disk_;
