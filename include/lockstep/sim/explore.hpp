@@ -423,7 +423,9 @@ inline std::string explain(const shrunk_failure& failure, std::size_t most_lines
   text_trace_options options;
   options.most_lines = most_lines;
   write_text_trace(text, small.timeline, options);
-  text << "\n" << failure.only.size() << " of " << failure.full.plan.size() << " faults\n";
+  text << "\n" << failure.only.size() << " of " << failure.full.plan.size() << " faults";
+  for (std::size_t i = 0; i < failure.only.size(); ++i) text << (i == 0 ? ": " : ", ") << failure.only[i];
+  text << "\n";
   return text.str();
 }
 
