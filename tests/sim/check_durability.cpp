@@ -21,32 +21,25 @@ using ::testing::Optional;
 
 /// The durable files of "/log" by their names.
 struct durable_files {
-  std::map<std::string, byte_vector> files;
-
-  std::vector<std::string> list(const std::string& directory) const {
-    EXPECT_EQ(directory, "/log");
-    std::vector<std::string> names;
-    for (const auto& [name, bytes] : files) names.push_back(name);
-    return names;
-  }
-  std::vector<std::string> version(const std::string& directory) const { return list(directory); }
-
   struct file {
-    const std::map<std::string, byte_vector>* files;
-    std::string name;
-    [[nodiscard]] byte_vector version() const {
-      const auto found = files->find(name);
-      return found == files->end() ? byte_vector() : found->second;
-    }
+    byte_vector bytes;
+    [[nodiscard]] const byte_vector& version() const { return bytes; }
     std::size_t read(std::uint64_t offset, mutable_bytes to) const {
-      const byte_vector bytes = version();
       if (offset >= bytes.size()) return 0;
       const std::size_t size = std::min<std::size_t>(to.size(), bytes.size() - offset);
       std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), size, to.begin());
       return size;
     }
   };
-  file open(const std::string& path) const { return {&files, path.substr(std::string("/log/").size())}; }
+  std::map<std::string, byte_vector> files;
+
+  std::vector<std::pair<std::string, file>> list(const std::string& directory) const {
+    EXPECT_EQ(directory, "/log");
+    std::vector<std::pair<std::string, file>> found;
+    for (const auto& [name, bytes] : files) found.push_back({name, {bytes}});
+    return found;
+  }
+  std::map<std::string, byte_vector> version(const std::string&) const { return files; }
 
   void hold(const segment_file& segment) {
     files[log_files::segment_name(segment.header.first_index())] = segment.bytes;

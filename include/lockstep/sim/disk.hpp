@@ -62,10 +62,10 @@ class durable_file {
  public:
   explicit durable_file(std::shared_ptr<const detail::inode> of) : file_(std::move(of)) {}
   /// Another number whenever the durable bytes are others than before; that of no other file.
-  [[nodiscard]] std::uint64_t version() const noexcept { return file_ ? file_->durable_version : 0; }
+  [[nodiscard]] std::uint64_t version() const noexcept { return file_->durable_version; }
   /// Copies durable bytes up to the durable end. @return how many.
   std::size_t read(std::uint64_t offset, mutable_bytes into) const {
-    if (!file_ || offset >= file_->durable_size) return 0;
+    if (offset >= file_->durable_size) return 0;
     into = into.first(static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), file_->durable_size - offset)));
     file_->read_durable(offset, into);
     return into.size();
@@ -127,13 +127,12 @@ class disk {
   [[nodiscard]] std::optional<std::vector<std::byte>> bytes(const std::string& path, view which = view::cached) const;
   /// Whether `expected` lies durable at `offset` of the file: the oracle for "an ack means a completed sync".
   [[nodiscard]] bool is_durable(const std::string& path, std::uint64_t offset, bytes_view expected) const;
-  /// Names in a directory that a power loss leaves for sure; none when there is no such directory.
-  [[nodiscard]] std::vector<std::string> durable_names(const std::string& directory) const;
-  /// Another number whenever the durable names in a directory are others than before; 0 when there is no such
-  /// directory.
+  /// The files in a directory whose names a power loss leaves for sure, with these names, sorted; none when there is no
+  /// such directory.
+  [[nodiscard]] std::vector<std::pair<std::string, durable_file>> durable_files(const std::string& directory) const;
+  /// Another number whenever the durable names in a directory, or what they mean, are others than before; 0 when there
+  /// is no such directory.
   [[nodiscard]] std::uint64_t durable_version(const std::string& directory) const;
-  /// The durable bytes of the file that has this durable name; of an empty one when there is none.
-  [[nodiscard]] durable_file open_durable(const std::string& path) const;
   /// Makes the file's bytes these, cached and durable, as if they had been so all the time. Creates the file and its
   /// directories, durably.
   void replace(const std::string& path, bytes_view bytes);
@@ -305,19 +304,18 @@ inline std::optional<std::vector<std::byte>> disk::bytes(const std::string& path
   if (which == view::durable) return found->durable_bytes();
   return std::vector<std::byte>(found->cached.data(), found->cached.data() + found->size);
 }
-inline std::vector<std::string> disk::durable_names(const std::string& directory) const {
-  std::vector<std::string> names;
+inline std::vector<std::pair<std::string, durable_file>> disk::durable_files(const std::string& directory) const {
+  std::vector<std::pair<std::string, durable_file>> files;
   const auto folder = state_->find_durable(directory).folder;
-  if (!folder) return names;
-  for (const auto& [name, entry] : folder->durable) names.push_back(name);
-  return names;
+  if (!folder) return files;
+  for (const auto& [name, entry] : folder->durable) {
+    if (entry.file) files.emplace_back(name, durable_file(entry.file));
+  }
+  return files;
 }
 inline std::uint64_t disk::durable_version(const std::string& directory) const {
   const auto folder = state_->find_durable(directory).folder;
   return folder ? folder->durable_version : 0;
-}
-inline durable_file disk::open_durable(const std::string& path) const {
-  return durable_file(state_->find(path, view::durable));
 }
 inline bool disk::is_durable(const std::string& path, std::uint64_t offset, bytes_view expected) const {
   const auto found = state_->find(path, view::durable);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lockstep::sim {
@@ -13,11 +14,10 @@ namespace lockstep::sim {
 class durable_view {
  public:
   explicit durable_view(const disk& of) : disk_(of) {}
-  [[nodiscard]] std::vector<std::string> list(const std::string& directory) const {
-    return disk_.durable_names(directory);
+  [[nodiscard]] std::vector<std::pair<std::string, durable_file>> list(const std::string& directory) const {
+    return disk_.durable_files(directory);
   }
   [[nodiscard]] std::uint64_t version(const std::string& directory) const { return disk_.durable_version(directory); }
-  [[nodiscard]] durable_file open(const std::string& path) const { return disk_.open_durable(path); }
 
  private:
   const disk& disk_;

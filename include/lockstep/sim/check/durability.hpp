@@ -1,9 +1,8 @@
 // durability_oracle: would a recovery from nothing but the durable bytes find this record?
 //
 //   struct durable_view {                                        // of a simulated disk
-//     std::vector<std::string> list(const std::string& directory);
+//     std::vector<std::pair<std::string, durable_file>> list(const std::string& directory);
 //     std::uint64_t version(const std::string& directory);
-//     durable_file open(const std::string& path);
 //   };
 //   struct durable_file {
 //     std::uint64_t version();
@@ -48,14 +47,13 @@ concept durable_file_source = requires(F& file, std::uint64_t offset, mutable_by
   { file.read(offset, to) } -> std::convertible_to<std::size_t>;
 };
 
-/// Where durable files come from. `list` returns the names, not paths, of the files in a directory whose entries are
-/// durable, in any order; `version` changes with them. `open` shows the file that has a durable name now, and an empty
-/// one when there is none; it is opened again when the names have changed.
+/// Where durable files come from. `list` returns those of a directory that have a durable name there, each with its
+/// name, in any order; `version` changes with the names and with which files they mean.
 template <class T>
-concept durable_source = requires(T& source, const std::string& path) {
-  { source.list(path) } -> std::convertible_to<std::vector<std::string>>;
-  { source.version(path) } -> std::equality_comparable;
-  { source.open(path) } -> durable_file_source;
+concept durable_source = requires(T& source, const std::string& directory) {
+  { source.list(directory).begin()->first } -> std::convertible_to<std::string>;
+  { source.list(directory).begin()->second } -> durable_file_source;
+  { source.version(directory) } -> std::equality_comparable;
 };
 
 /// See the top of this file. The source outlives it.
@@ -77,7 +75,10 @@ class durability_oracle {
       }
     }
     auto image = images_.begin();
-    for (auto& [first, each] : segments_) changed = each.refresh(first, buffer_, *image++) || changed;
+    for (auto& [first, each] : segments_) {
+      if (each.refresh(first, buffer_)) *image = each.image(), changed = true;
+      ++image;
+    }
     if (watermark_file_ && is_new(file_version(watermark_file_->version()), watermark_version_)) {
       watermark_ = read_position(*watermark_file_).value_or(position{});
       changed = true;
@@ -121,7 +122,7 @@ class durability_oracle {
   [[nodiscard]] std::uint64_t bytes_read() const noexcept { return buffer_.bytes_read; }
 
  private:
-  using file_type = decltype(std::declval<Source&>().open(std::string()));
+  using file_type = std::decay_t<decltype(std::declval<Source&>().list(std::string()).begin()->second)>;
   using file_version = std::decay_t<decltype(std::declval<file_type&>().version())>;
   using names_version = std::decay_t<decltype(std::declval<Source&>().version(std::string()))>;
 
@@ -151,15 +152,13 @@ class durability_oracle {
     segment() = default;
     explicit segment(std::string name) : name_(std::move(name)) {}
 
-    /// To be read from now on.
-    void open(file_type file) {
-      file_.emplace(std::move(file));
-      version_.reset();
-    }
+    /// To be read from now on, unless it is what was read already.
+    void open(file_type file) { file_.emplace(std::move(file)); }
 
     /// Reads what is new, and says what recovery has to know. @return whether there is anything new.
-    bool refresh(index_t named, read_buffer& buffer, segment_image& image) {
+    bool refresh(index_t named, read_buffer& buffer) {
       if (!is_new(file_version(file_->version()), version_)) return false;
+      segment_image& image = image_;
       image = segment_image();
       image.file = name_;
       image.named_index = named;
@@ -177,6 +176,7 @@ class durability_oracle {
       return true;
     }
 
+    [[nodiscard]] const segment_image& image() const noexcept { return image_; }
     [[nodiscard]] const position& base() const noexcept { return base_; }
     [[nodiscard]] const position& last() const noexcept { return records_.empty() ? base_ : records_.back(); }
     /// `index` lies in (base().index, last().index].
@@ -236,6 +236,7 @@ class durability_oracle {
     std::string name_;
     std::optional<file_type> file_;
     std::optional<file_version> version_;  // as read last
+    segment_image image_;                  // as read last
     std::vector<std::byte> page_;          // the used bytes of the header, as read last
     position base_;
     std::vector<position> records_;                         // verified, behind base_ without gaps
@@ -244,26 +245,28 @@ class durability_oracle {
     log_codec::record_verdict stopped_by_ = log_codec::record_verdict::incomplete;
   };
 
-  // Forgets the segments that are gone, and lets the other files be read again.
+  // Forgets the segments that are gone.
   void list() {
     reset_file_.reset();
     watermark_file_.reset();
     watermark_version_.reset();
     watermark_ = position{};
     std::map<index_t, segment> present;
-    for (const std::string& name : source_.list(directory_)) {
-      const auto opened = [&] { return source_.open(log_files::join(directory_, name)); };
-      if (name == log_files::reset_intent) reset_file_.emplace(opened());
-      if (name == log_files::watermark) watermark_file_.emplace(opened());
-      const index_t first = log_files::parse_segment_name(name);
-      if (first == 0) continue;
-      auto known = segments_.extract(first);
-      segment& each = present[first];
-      each = known ? std::move(known.mapped()) : segment(name);
-      each.open(opened());
+    for (auto& [name, file] : source_.list(directory_)) {
+      if (name == log_files::reset_intent)
+        reset_file_.emplace(std::move(file));
+      else if (name == log_files::watermark)
+        watermark_file_.emplace(std::move(file));
+      else if (const index_t first = log_files::parse_segment_name(name); first != 0) {
+        auto known = segments_.extract(first);
+        if (!known) known = std::map<index_t, segment>{{first, segment(name)}}.extract(first);
+        known.mapped().open(std::move(file));
+        present.insert(present.end(), std::move(known));
+      }
     }
     segments_ = std::move(present);
-    images_.assign(segments_.size(), segment_image());
+    images_.clear();
+    for (const auto& [first, each] : segments_) images_.push_back(each.image());
   }
 
   std::optional<position> read_position(file_type& file) {
