@@ -396,7 +396,7 @@ TEST(append_log_recycling, goes_on_without_a_file_that_cannot_be_reused) {
 }
 
 TEST(append_log_compaction, says_compacted_to_whoever_reads_a_segment_that_is_just_being_removed) {
-  for (const std::size_t recycled : {0, 2}) {
+  for (const std::size_t recycled : std::initializer_list<std::size_t>{0, 2}) {
     faulty_disk disk;
     log_options options = small_options();
     options.recycled_segments = recycled;
