@@ -395,6 +395,30 @@ TEST(append_log_recycling, goes_on_without_a_file_that_cannot_be_reused) {
   life.close();
 }
 
+TEST(append_log_compaction, says_compacted_to_whoever_reads_a_segment_that_is_just_being_removed) {
+  for (const std::size_t recycled : std::initializer_list<std::size_t>{0, 2}) {
+    faulty_disk disk;
+    log_options options = small_options();
+    options.recycled_segments = recycled;
+    log_life life(disk, options);
+    life.opened().write_up_to(35);
+    disk.hold_syncs();
+    auto compacting = start(life.io, life.log->compact_prefix(11));
+    poll(life.io);
+    EXPECT_FALSE(compacting.done());
+    EXPECT_FALSE(disk.exists(segment_path(1)));
+    log_life::log_type::read_place place;
+    place.next = 5;
+    EXPECT_EQ(error_of([&] { (void)life.log->read(place, 100); }), errc::compacted);
+    EXPECT_EQ(life.log->position_at(5), std::nullopt);
+    EXPECT_EQ(life.contents(), numbered(11, 35));
+    disk.release_syncs();
+    EXPECT_TRUE(run_until(life.io, [&] { return compacting.done(); }));
+    life.close();
+    EXPECT_EQ(recovered(disk, options), numbered(11, 35));
+  }
+}
+
 TEST(append_log_compaction, leaves_what_no_sync_has_covered) {
   faulty_disk disk;
   log_life life(disk, small_options(sync_policy::never));

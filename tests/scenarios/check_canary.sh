@@ -15,7 +15,7 @@ case $command in
   "$sim_run --scenario canary --from "*" --seeds 1 --only "*) ;;
   *) fail "the last line is not the command that replays the failure:" "$first" ;;
 esac
-printf '%s\n' "$first" | awk '/^[0-9]+ of [0-9]+ faults$/ { ok = $1 * 10 <= $3 } END { exit !ok }' ||
+printf '%s\n' "$first" | awk '/^[0-9]+ of [0-9]+ faults(: [0-9, ]+)?$/ { ok = $1 * 10 <= $3 } END { exit !ok }' ||
   fail "the failure is not shrunk to a tenth of its faults:" "$first"
 
 again=$(sh -c "$command")

@@ -186,16 +186,15 @@ enum class table_format { text, json, markdown };
 
 int make_mutant_table(const mutant_options& options, table_format format, bool ablates) {
   const std::vector<mutant_row> rows = run_mutants(options);
-  std::vector<ablation> without;
-  if (ablates) without = ablate(rows, options);
+  const auto ablated = [&] { return ablates ? ablate(rows, options) : std::vector<ablation>(); };
   if (format == table_format::json) {
     nlohmann::ordered_json object = as_json(rows, options);
-    if (ablates) object["ablation"] = as_json(without);
+    if (ablates) object["ablation"] = as_json(ablated());
     std::cout << object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
   } else {
     const bool markdown = format == table_format::markdown;
-    std::cout << (markdown ? as_markdown(rows) : as_text(rows));
-    if (ablates) std::cout << "\n" << (markdown ? as_markdown(without) : as_text(without));
+    std::cout << (markdown ? as_markdown(rows) : as_text(rows)) << std::flush;
+    if (ablates) std::cout << "\n" << (markdown ? as_markdown(ablated()) : as_text(ablated()));
   }
   const bool survivors = std::any_of(rows.begin(), rows.end(), [](const mutant_row& each) { return !each.killed(); });
   return survivors ? failed : ok;

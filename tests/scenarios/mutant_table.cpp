@@ -360,6 +360,7 @@ std::vector<ablation> ablate(const std::vector<mutant_row>& rows, const mutant_o
               : 0;
       if (!row.needs(family)) continue;
       progress.say("without " + one.family + ": " + row.name);
+      without.seeds = std::min(options.seeds, std::max<std::uint64_t>(100, 5 * row.median_seeds().value_or(0)));
       const mutant_info& bug = *find_mutant(row.name);
       if (!in_a_child(bug, [&] { return hunt(bug, without).run(); }).killed()) one.survivors.push_back(row.name);
     }

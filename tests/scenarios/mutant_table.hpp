@@ -60,8 +60,9 @@ struct ablation {
   std::vector<std::string> survivors;  ///< without it
 };
 
-/// Runs those mutants again that `rows` were killed with the help of a family, without that family. (A kill that does
-/// not take a family is the same run when the family is off.)
+/// Runs those mutants again that `rows` were killed with the help of a family, without that family: five times the
+/// seeds that it took before, at least 100 and at most `options.seeds`. (A kill that does not take a family is the same
+/// run when the family is off.)
 std::vector<ablation> ablate(const std::vector<mutant_row>& rows, const mutant_options& options);
 
 std::string as_text(const std::vector<mutant_row>& rows);

@@ -21,21 +21,25 @@ using ::testing::Optional;
 
 /// The durable files of "/log" by their names.
 struct durable_files {
+  struct file {
+    byte_vector bytes;
+    [[nodiscard]] const byte_vector& version() const { return bytes; }
+    std::size_t read(std::uint64_t offset, mutable_bytes to) const {
+      if (offset >= bytes.size()) return 0;
+      const std::size_t size = std::min<std::size_t>(to.size(), bytes.size() - offset);
+      std::copy_n(bytes.begin() + static_cast<std::ptrdiff_t>(offset), size, to.begin());
+      return size;
+    }
+  };
   std::map<std::string, byte_vector> files;
 
-  std::vector<std::string> list(const std::string& directory) const {
+  std::vector<std::pair<std::string, file>> list(const std::string& directory) const {
     EXPECT_EQ(directory, "/log");
-    std::vector<std::string> names;
-    for (const auto& [name, bytes] : files) names.push_back(name);
-    return names;
+    std::vector<std::pair<std::string, file>> found;
+    for (const auto& [name, bytes] : files) found.push_back({name, {bytes}});
+    return found;
   }
-  std::size_t read(const std::string& path, std::uint64_t offset, mutable_bytes to) const {
-    const auto found = files.find(path.substr(std::string("/log/").size()));
-    if (found == files.end() || offset >= found->second.size()) return 0;
-    const std::size_t size = std::min<std::size_t>(to.size(), found->second.size() - offset);
-    std::copy_n(found->second.begin() + static_cast<std::ptrdiff_t>(offset), size, to.begin());
-    return size;
-  }
+  std::map<std::string, byte_vector> version(const std::string&) const { return files; }
 
   void hold(const segment_file& segment) {
     files[log_files::segment_name(segment.header.first_index())] = segment.bytes;

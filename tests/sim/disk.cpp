@@ -514,6 +514,65 @@ TEST_F(durability, bytes_without_a_durable_name_are_not_durable) {
   EXPECT_TRUE(disk.is_durable("/f", 0, as_bytes("content")));
 }
 
+TEST_F(durability, the_version_changes_with_the_durable_bytes_and_only_then) {
+  const auto files = [&] {
+    const auto listed = disk.durable_files("/");
+    return std::map<std::string, sim::durable_file>(listed.begin(), listed.end());
+  };
+  EXPECT_TRUE(files().empty());
+  file f = durable_file("/f", "one");
+  file g = durable_file("/g", "another file");
+  const sim::durable_file watched = files().at("f");
+  std::set<std::uint64_t> seen = {files().at("g").version()};
+  const auto is_new = [&] { return seen.insert(watched.version()).second; };
+  EXPECT_TRUE(is_new());
+  ASSERT_FALSE(write(f, 0, "two"));
+  ASSERT_FALSE(write(g, 0, "two"));
+  ASSERT_FALSE(sync(g));
+  EXPECT_FALSE(is_new()) << "nothing of it is durable yet";
+  ASSERT_FALSE(sync(f));
+  EXPECT_TRUE(is_new());
+  ASSERT_FALSE(sync(f));
+  EXPECT_FALSE(is_new()) << "there was nothing to sync";
+  ASSERT_FALSE(truncate(f, 1));
+  ASSERT_FALSE(sync(f));
+  EXPECT_TRUE(is_new());
+  disk.crash_process();
+  EXPECT_FALSE(is_new());
+  disk.flip_bit("/f", 0);
+  EXPECT_TRUE(is_new());
+  file again = open("/f", open_mode::read_write);
+  ASSERT_FALSE(write(again, 0, "three"));
+  disk.lose_power({survives::everything, survives::everything, survives::everything, 0});
+  EXPECT_TRUE(is_new());
+  disk.replace("/f", as_bytes("four"));
+  EXPECT_TRUE(is_new());
+  ASSERT_FALSE(rename("/g", "/f"));
+  ASSERT_FALSE(sync_directory());
+  EXPECT_FALSE(is_new()) << "it has lost its name, and no byte";
+  EXPECT_NE(files().at("f").version(), watched.version());
+  EXPECT_FALSE(files().contains("g"));
+}
+
+TEST_F(durability, a_directorys_version_changes_with_its_durable_names_and_only_then) {
+  file f = durable_file("/d/f", "one");
+  std::set<std::uint64_t> seen;
+  const auto is_new = [&] { return seen.insert(disk.durable_version("/d")).second; };
+  EXPECT_TRUE(is_new());
+  ASSERT_FALSE(write(f, 0, "two"));
+  ASSERT_FALSE(sync(f));
+  EXPECT_FALSE(is_new());
+  open("/d/g", open_mode::create_new);
+  EXPECT_FALSE(is_new());
+  ASSERT_FALSE(sync_directory("/d"));
+  EXPECT_TRUE(is_new());
+  ASSERT_FALSE(remove("/d/f"));
+  ASSERT_FALSE(sync_directory("/"));
+  EXPECT_FALSE(is_new()) << "another directory";
+  ASSERT_FALSE(sync_directory("/d"));
+  EXPECT_TRUE(is_new());
+}
+
 TEST_F(durability, settle_makes_everything_durable) {
   ASSERT_FALSE(create_directory("/d"));
   file f = open("/d/f");

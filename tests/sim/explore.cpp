@@ -278,7 +278,8 @@ TEST(sim_explore, AnExplanationSaysWhatFailedWhenAndHowFewFaultsItTakes) {
   EXPECT_THAT(text, HasSubstr("seed " + std::to_string(*found.first_failing_seed) + " failed at "));
   EXPECT_THAT(text, HasSubstr("power loss (fault " + std::to_string(found.failure->only.front()) + ")"));
   EXPECT_THAT(text, HasSubstr("FAILED: kept "));
-  EXPECT_THAT(text, HasSubstr("\n1 of " + std::to_string(found.failure->full.plan.size()) + " faults\n"));
+  EXPECT_THAT(text, HasSubstr("\n1 of " + std::to_string(found.failure->full.plan.size()) +
+                              " faults: " + std::to_string(found.failure->only.front()) + "\n"));
 }
 
 }  // namespace

@@ -189,7 +189,8 @@ class basic_append_log {
   awaitable<index_t> apply_retention(retention limits, index_t replaceable);
 
   /// Drops every record and begins anew behind `start`, atomically: after a crash the log is the old or the new one.
-  /// For a follower that installed a snapshot; the snapshot is durable before.
+  /// For a follower that installed a snapshot; the snapshot is durable before. Whoever keeps an index that open() is to
+  /// hold the log to (log_options::known_durable) lowers it to `start` before.
   awaitable<void> reset(position start);
 
   /// Flushes what is staged, under sync_policy::always and interval with a sync, ends every wait with errc::closed,

@@ -57,6 +57,24 @@ namespace detail {
 struct disk_access;
 }
 
+/// What is durable of a file, whatever becomes of its name. Outlives the disk.
+class durable_file {
+ public:
+  explicit durable_file(std::shared_ptr<const detail::inode> of) : file_(std::move(of)) {}
+  /// Another number whenever the durable bytes are others than before; that of no other file.
+  [[nodiscard]] std::uint64_t version() const noexcept { return file_->durable_version; }
+  /// Copies durable bytes up to the durable end. @return how many.
+  std::size_t read(std::uint64_t offset, mutable_bytes into) const {
+    if (offset >= file_->durable_size) return 0;
+    into = into.first(static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), file_->durable_size - offset)));
+    file_->read_durable(offset, into);
+    return into.size();
+  }
+
+ private:
+  std::shared_ptr<const detail::inode> file_;
+};
+
 /// See the top of this file. Thread safety: none; different disks may be used by different threads.
 class disk {
  public:
@@ -109,10 +127,12 @@ class disk {
   [[nodiscard]] std::optional<std::vector<std::byte>> bytes(const std::string& path, view which = view::cached) const;
   /// Whether `expected` lies durable at `offset` of the file: the oracle for "an ack means a completed sync".
   [[nodiscard]] bool is_durable(const std::string& path, std::uint64_t offset, bytes_view expected) const;
-  /// Names in a directory that a power loss leaves for sure; none when there is no such directory.
-  [[nodiscard]] std::vector<std::string> durable_names(const std::string& directory) const;
-  /// Reads durable bytes of a file up to its durable end. @return how many; 0 when there is no such file.
-  std::size_t read_durable(const std::string& path, std::uint64_t offset, mutable_bytes into) const;
+  /// The files in a directory whose names a power loss leaves for sure, with these names, sorted; none when there is no
+  /// such directory.
+  [[nodiscard]] std::vector<std::pair<std::string, durable_file>> durable_files(const std::string& directory) const;
+  /// Another number whenever the durable names in a directory, or what they mean, are others than before; 0 when there
+  /// is no such directory.
+  [[nodiscard]] std::uint64_t durable_version(const std::string& directory) const;
   /// Makes the file's bytes these, cached and durable, as if they had been so all the time. Creates the file and its
   /// directories, durably.
   void replace(const std::string& path, bytes_view bytes);
@@ -140,7 +160,7 @@ class disk {
   /// something is pending of.
   void lose_power(const power_cut& cut);
 
-  // --- images: new disks without faults, counts, history or locks, which leave this one as it is --------------------
+  // --- images: new disks of the same capacity, without injected faults, counts, history or locks --------------------
   /// What crash_process() would leave.
   [[nodiscard]] disk process_crash() const;
   /// What lose_power() would leave.
@@ -284,23 +304,18 @@ inline std::optional<std::vector<std::byte>> disk::bytes(const std::string& path
   if (which == view::durable) return found->durable_bytes();
   return std::vector<std::byte>(found->cached.data(), found->cached.data() + found->size);
 }
-inline std::vector<std::string> disk::durable_names(const std::string& directory) const {
-  const detail::directory* at = state_->root.get();
-  for (const std::string_view each : detail::parts_of(directory)) {
-    const auto found = at->durable.find(each);
-    if (found == at->durable.end() || !found->second.folder) return {};
-    at = found->second.folder.get();
+inline std::vector<std::pair<std::string, durable_file>> disk::durable_files(const std::string& directory) const {
+  std::vector<std::pair<std::string, durable_file>> files;
+  const auto folder = state_->find_durable(directory).folder;
+  if (!folder) return files;
+  for (const auto& [name, entry] : folder->durable) {
+    if (entry.file) files.emplace_back(name, durable_file(entry.file));
   }
-  std::vector<std::string> names;
-  for (const auto& [name, entry] : at->durable) names.push_back(name);
-  return names;
+  return files;
 }
-inline std::size_t disk::read_durable(const std::string& path, std::uint64_t offset, mutable_bytes into) const {
-  const auto found = state_->find(path, view::durable);
-  if (!found || offset >= found->durable_size) return 0;
-  into = into.first(static_cast<std::size_t>(std::min<std::uint64_t>(into.size(), found->durable_size - offset)));
-  found->read_durable(offset, into);
-  return into.size();
+inline std::uint64_t disk::durable_version(const std::string& directory) const {
+  const auto folder = state_->find_durable(directory).folder;
+  return folder ? folder->durable_version : 0;
 }
 inline bool disk::is_durable(const std::string& path, std::uint64_t offset, bytes_view expected) const {
   const auto found = state_->find(path, view::durable);

@@ -1,9 +1,11 @@
-// durable_view: the durable bytes of a simulated disk, as check::durability_oracle asks for them.
+// durable_view: the durable files of a simulated disk, as check::durability_oracle asks for them.
 #pragma once
 
 #include "lockstep/sim/disk.hpp"
 
+#include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lockstep::sim {
@@ -12,12 +14,10 @@ namespace lockstep::sim {
 class durable_view {
  public:
   explicit durable_view(const disk& of) : disk_(of) {}
-  [[nodiscard]] std::vector<std::string> list(const std::string& directory) const {
-    return disk_.durable_names(directory);
+  [[nodiscard]] std::vector<std::pair<std::string, durable_file>> list(const std::string& directory) const {
+    return disk_.durable_files(directory);
   }
-  std::size_t read(const std::string& path, std::uint64_t offset, mutable_bytes into) const {
-    return disk_.read_durable(path, offset, into);
-  }
+  [[nodiscard]] std::uint64_t version(const std::string& directory) const { return disk_.durable_version(directory); }
 
  private:
   const disk& disk_;

@@ -68,7 +68,7 @@ struct explore_options {
 
 struct shrunk_failure {
   run_result full;                  ///< the failing seed
-  std::vector<std::uint32_t> only;  ///< the numbers of the faults that it takes
+  std::vector<std::uint32_t> only;  ///< the numbers of the faults that it takes, rising
   run_result small;                 ///< the run with these, with a timeline
   std::size_t runs = 0;             ///< how many it took to find them
 };
@@ -354,6 +354,7 @@ inline shrunk_failure shrink(const scenario& of, const run_options& options, con
   shrunk_failure found;
   found.full = failed;
   found.only = shrinker.kept();
+  std::sort(found.only.begin(), found.only.end());
   found.runs = shrinker.runs();
   run_options last = options;
   last.only = found.only;
@@ -423,7 +424,9 @@ inline std::string explain(const shrunk_failure& failure, std::size_t most_lines
   text_trace_options options;
   options.most_lines = most_lines;
   write_text_trace(text, small.timeline, options);
-  text << "\n" << failure.only.size() << " of " << failure.full.plan.size() << " faults\n";
+  text << "\n" << failure.only.size() << " of " << failure.full.plan.size() << " faults";
+  for (std::size_t i = 0; i < failure.only.size(); ++i) text << (i == 0 ? ": " : ", ") << failure.only[i];
+  text << "\n";
   return text.str();
 }
 

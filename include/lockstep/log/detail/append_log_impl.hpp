@@ -743,7 +743,8 @@ awaitable<void> basic_append_log<Env>::compact_prefix_owned(index_t first_kept) 
   const index_t unsynced_header = syncs() ? 0 : 1;
   while (segments_.size() > 1 && segments_[first_needed].header.base.index < first_kept &&
          segments_[1].header.base.index + unsynced_header <= synced_.index) {
-    segment& oldest = segments_.front();
+    const segment oldest = std::move(segments_.front());
+    segments_.pop_front();  // before its file goes: whoever reads meanwhile is told that it was compacted
     const std::string name = log_files::segment_name(oldest.header.first_index());
     std::error_code ec;
     // A file that somebody still reads must keep its bytes.
@@ -756,7 +757,6 @@ awaitable<void> basic_append_log<Env>::compact_prefix_owned(index_t first_kept) 
       ec = co_await remove_and_sync(name);
     }
     throw_if_failed(ec);
-    segments_.pop_front();
   }
 }
 

@@ -41,6 +41,16 @@ struct directory {
   };
   std::map<std::string, cached_entry, std::less<>> cached;
   std::map<std::string, durable_entry, std::less<>> durable;
+  std::uint64_t durable_version = unique_number();  // another one whenever the durable names change
+
+  void erase_durable(const std::string& name) {
+    durable.erase(name);
+    durable_version = unique_number();
+  }
+  void set_durable(const std::string& name, durable_entry what) {
+    durable[name] = std::move(what);
+    durable_version = unique_number();
+  }
 };
 
 /// A change of names that no sync_directory has covered: `what` leaves `from` (if any) and arrives at `to` (if any).
@@ -51,8 +61,8 @@ struct name_change {
   directory::durable_entry what;
 
   void make_durable() const {
-    if (from) from->durable.erase(from_name);
-    if (to) to->durable[to_name] = what;
+    if (from) from->erase_durable(from_name);
+    if (to) to->set_durable(to_name, what);
   }
 };
 
@@ -405,19 +415,23 @@ struct disk_state : std::enable_shared_from_this<disk_state> {
     }
   }
 
-  [[nodiscard]] std::shared_ptr<inode> find(const std::string& path, view which) const {
-    if (which == view::cached) {
-      const auto file = find_file(path);
-      return file ? file->node : nullptr;
-    }
-    directory::durable_entry at{nullptr, root};
+  /// The file or the directory that has this durable name.
+  [[nodiscard]] directory::durable_entry find_durable(std::string_view path) const {
+    const directory::durable_entry top{nullptr, root};
+    const directory::durable_entry* at = &top;
     for (const std::string_view each : parts_of(path)) {
-      if (!at.folder) return nullptr;
-      const auto found = at.folder->durable.find(each);
-      if (found == at.folder->durable.end()) return nullptr;
-      at = directory::durable_entry(found->second);
+      if (!at->folder) return {};
+      const auto found = at->folder->durable.find(each);
+      if (found == at->folder->durable.end()) return {};
+      at = &found->second;
     }
-    return at.file;
+    return *at;
+  }
+
+  [[nodiscard]] std::shared_ptr<const inode> find(const std::string& path, view which) const {
+    if (which == view::durable) return find_durable(path).file;
+    const auto file = find_file(path);
+    return file ? file->node : nullptr;
   }
 
   std::shared_ptr<directory> make_directory(std::span<const std::string_view> parts) {
@@ -427,7 +441,7 @@ struct disk_state : std::enable_shared_from_this<disk_state> {
       auto& entry = at->cached[name];
       if (entry.file) throw std::logic_error("disk: " + name + " is a file");
       if (!entry.folder) entry.folder = std::make_shared<directory>();
-      at->durable[name] = {nullptr, entry.folder};
+      at->set_durable(name, {nullptr, entry.folder});
       at = std::shared_ptr<directory>(entry.folder);
     }
     return at;
@@ -445,7 +459,7 @@ struct disk_state : std::enable_shared_from_this<disk_state> {
     space->pages_used -= file.blocks.count();
     file.become(bytes);
     space->pages_used += file.blocks.count();
-    parent->durable[name] = {entry.file->node, nullptr};
+    parent->set_durable(name, {entry.file->node, nullptr});
   }
 
   void settle() {

@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -77,6 +78,15 @@ class page_set {
   std::uint64_t count_ = 0;
 };
 
+/// A number that nothing else in this process was given.
+inline std::uint64_t unique_number() noexcept {
+  constexpr std::uint64_t block = std::uint64_t{1} << 20;  // threads share only the numbers of blocks
+  static std::atomic<std::uint64_t> blocks{0};
+  thread_local std::uint64_t last = 0;
+  if (last % block == 0) last = blocks.fetch_add(1, std::memory_order_relaxed) * block;
+  return ++last;
+}
+
 struct live_file;
 
 struct inode {
@@ -100,13 +110,14 @@ struct inode {
   disk_region cached;
   std::uint64_t size = 0;
   std::uint64_t durable_size = 0;
-  std::vector<change> changes;          // by sequence
-  std::vector<std::byte> replaced;      // by the changes, in their order
-  std::vector<size_change> sizes;       // by sequence
-  std::map<std::uint64_t, page> stale;  // by number: durable pages that the changes do not lead back to
-  bool any_lost = false;                // of the changes
-  std::uint64_t fold_at = first_fold;   // the weight() from which on states in between are forgotten
-  page_set blocks;                      // pages that hold space
+  std::uint64_t durable_version = unique_number();  // another one whenever the durable bytes change
+  std::vector<change> changes;                      // by sequence
+  std::vector<std::byte> replaced;                  // by the changes, in their order
+  std::vector<size_change> sizes;                   // by sequence
+  std::map<std::uint64_t, page> stale;              // by number: durable pages that the changes do not lead back to
+  bool any_lost = false;                            // of the changes
+  std::uint64_t fold_at = first_fold;               // the weight() from which on states in between are forgotten
+  page_set blocks;                                  // pages that hold space
   std::size_t syncs_in_flight = 0;
   live_file* owner = nullptr;  // whoever counts the blocks
 
@@ -150,6 +161,7 @@ struct inode {
   /// Applies change(std::byte&, std::size_t i) to the i-th of the bytes from `offset` on in every state of theirs.
   template <class Change>
   void alter(std::uint64_t offset, std::uint64_t count, Change apply) {
+    durable_version = unique_number();
     const auto alter_some = [&](std::byte* bytes, std::uint64_t at, std::uint64_t end) {
       for (std::uint64_t i = std::max(at, offset); i < std::min(end, offset + count); ++i) {
         apply(bytes[i - at], static_cast<std::size_t>(i - offset));
@@ -170,6 +182,7 @@ struct inode {
     cached.resize(bytes.size());
     if (!bytes.empty()) std::memcpy(cached.data(), bytes.data(), bytes.size());
     size = durable_size = bytes.size();
+    durable_version = unique_number();
     forget_changes();
     blocks.clear();
     give_space();
@@ -199,6 +212,7 @@ struct inode {
     drop(covered);
     std::size_t sizes_covered = 0;
     while (sizes_covered < sizes.size() && sizes[sizes_covered].sequence <= up_to) ++sizes_covered;
+    if (covered != 0 || sizes_covered != 0) durable_version = unique_number();
     if (sizes_covered == 0) return;
     durable_size = sizes[sizes_covered - 1].size;
     sizes.erase(sizes.begin(), sizes.begin() + static_cast<std::ptrdiff_t>(sizes_covered));
@@ -520,6 +534,7 @@ struct inode {
     });
     cached.resize(kept_size);
     size = durable_size = kept_size;
+    durable_version = unique_number();
     forget_changes();
   }
 
