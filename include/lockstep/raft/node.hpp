@@ -145,7 +145,8 @@ class basic_node {
 
   /// When it completes, this node's state machine has applied all that was committed when it was called, on whatever
   /// node: a read of it is linearizable then. Followers ask their leader.
-  /// @return nothing; not_leader (nobody leads, or leads no more), timed_out, closed.
+  /// @return nothing; not_leader (nobody leads, or leads no more), timed_out, closed, wrong_node (a witness has no
+  /// state to read).
   awaitable<std::error_code> read_barrier(duration limit);
 
   /// Lets `to` lead. @return not_leader, wrong_node; nothing when it has been begun.
@@ -163,6 +164,9 @@ class basic_node {
   awaitable<void> close();
 
   [[nodiscard]] const core_type& core() const noexcept { return *core_; }
+  /// Whether all that core() has decided is done; else some of it waits for the disk, and log() is not yet as core()
+  /// takes it to be.
+  [[nodiscard]] bool settled() const noexcept { return !busy_; }
   [[nodiscard]] const log_type& log() const noexcept { return *log_; }
   [[nodiscard]] index_t applied() const noexcept { return applied_.index; }
   /// Whether there is a connection to that member.

@@ -291,7 +291,7 @@ void basic_node<Env, Machine>::apply_some() {
       return;
     }
     result_.clear();
-    if (each.kind == data_record && each.payload.size() >= sizeof(std::uint64_t)) {
+    if (each.kind == data_record && each.payload.size() >= sizeof(std::uint64_t) && !options_.witness) {
       entry next;
       next.at = each.position();
       next.time_ns = load_le<std::uint64_t>(each.payload.data());
@@ -520,6 +520,7 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
 
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit) {
+  if (options_.witness) co_return errc::wrong_node;
   const time_point deadline = env_.now() + limit;
   waiting_read self;
   self.id = ++last_read_;
