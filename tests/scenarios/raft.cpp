@@ -69,10 +69,8 @@ struct known {
   [[nodiscard]] std::string text_of(value_id value) const {
     return value == sim::check::absent ? "" : std::to_string(value) + std::string(value * 7919 % filler, '.');
   }
-  /// The newest that anybody has.
-  [[nodiscard]] configuration newest() const {
-    return configurations.empty() ? configuration() : configurations.rbegin()->second;
-  }
+  /// As the last leader knows them; nobody, when nobody leads.
+  [[nodiscard]] configuration now_members() const;
 
   // State machine safety: no two nodes apply different records of one index (paper, figure 3).
   void saw(const position& at) {
@@ -182,6 +180,17 @@ struct member {
     if (ec) refuse(out, ec);
   }
 };
+
+configuration known::now_members() const {
+  term_t newest = 0;
+  configuration found;
+  for (const member* const each : live) {
+    if (!each || each->node->core().role() != role::leader || each->node->core().term() <= newest) continue;
+    newest = each->node->core().term();
+    found = each->node->core().members();
+  }
+  return found;
+}
 
 void known::look() {
   for (const member* const each : live) {
@@ -434,7 +443,7 @@ bool is_fine(const known& in, const configuration& now, const change_list& list)
 }
 
 awaitable<void> change_something(sim::env& on, known& in) {
-  const configuration now = in.newest();
+  const configuration now = in.now_members();
   byte_buffer request, result;
   if (on.random() % 4 == 0) {
     store_le<node_id>(request.extend(sizeof(node_id)), 1 + on.random() % in.nodes);
@@ -442,6 +451,7 @@ awaitable<void> change_something(sim::env& on, known& in) {
     co_return;
   }
   change_list list;
+  if (now == configuration()) co_return;
   if (!now.is_joint()) {
     for (std::uint64_t count = 1 + on.random() % 2; count != 0; --count) draw_change(in, now, on, list);
     list.how = needed_transition(now, list.changes);
@@ -478,14 +488,19 @@ void served_again(known& in, const std::string& when) {
 void all_catch_up(known& in) {
   in.look();
   const index_t wanted = in.applied.size();
+  std::string lacking;
   const auto caught_up = [&] {
-    const configuration now = in.newest();
-    bool all = true;
-    now.for_each_member(
-        [&](node_id id) { all = all && in.live[id - 1] && in.live[id - 1]->node->applied() >= wanted; });
-    return all;
+    const configuration members = in.now_members();
+    lacking = members == configuration() ? "nobody leads" : "";
+    members.for_each_member([&](node_id id) {
+      const index_t has = in.live[id - 1] ? in.live[id - 1]->node->applied() : 0;
+      if (has < wanted) lacking += "node " + std::to_string(id) + " has " + std::to_string(has) + ", ";
+    });
+    return lacking.empty();
   };
-  sim::simulation::require(in.run.in().run_until(caught_up, 60s), "a member did not catch up within 60 s");
+  const bool all = in.run.in().run_until(caught_up, 60s);
+  sim::simulation::require(
+      all, "not every member has caught up with record " + std::to_string(wanted) + " within 60 s: " + lacking);
 }
 
 // Whom the others can do without, whichever of the last configurations comes to be. Witnesses may be needed by others
@@ -526,6 +541,7 @@ void draw_options(known& in, sim::random_stream random) {
   in.options.log.max_unsynced_bytes = 16u << 20;
   in.options.snapshot_after_bytes = random.chance(0.3) ? 0 : std::uint64_t{500} << random.below(6);
   in.options.keep_log_bytes = random.below(2) * (std::uint64_t{8} << 10);
+  in.options.snapshots.block_bytes = std::uint32_t{256} << random.below(9);
   in.options.max_batch_bytes = std::size_t{1} << (8 + random.below(10));
   core_options& core = in.options.core;
   core.election_timeout = std::chrono::milliseconds(300 + random.below(1000));
