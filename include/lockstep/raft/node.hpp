@@ -228,7 +228,9 @@ class basic_node {
     std::list<channel_type*> channels;  // open; ours first, since it carries the records
     typename log_type::read_place place;
     position shipped;                       // the record before place.next
-    std::optional<snapshot_answer> answer;  // the last one of it, about ours
+    bool reached = false;                   // by a channel of ours, which ends soon when nothing is heard
+    std::uint64_t offered = 0;              // the checksum of the last snapshot that it was offered
+    std::optional<snapshot_answer> answer;  // the last one of it, about that
     std::uint64_t life = 0;                 // of its process, while a channel is open
     std::optional<time_point> heard;        // its last message
     std::string trouble;                    // of the last attempt to connect
@@ -275,6 +277,7 @@ class basic_node {
   awaitable<void> send_snapshot(node_id to, channel_type& over);
   [[nodiscard]] bool is_sending(node_id to) const;
   awaitable<bool> hear_of_snapshot(const frame_view& frame, member& from, channel_type& over);
+  void hear_answer(member& from, snapshot_answer said);
   awaitable<void> accept_offer(const snapshot_offer& offer, channel_type& over);
   awaitable<void> take_chunk(const snapshot_chunk& chunk, channel_type& over);
   awaitable<void> install();

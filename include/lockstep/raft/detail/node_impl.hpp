@@ -492,6 +492,7 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
   auto& channels = member_of(with).channels;
   const auto place = channels.insert(ours ? channels.begin() : channels.end(), &over);
   std::exception_ptr ended;
+  if (ours) member_of(with).reached = true;
   try {
     if (ours) {
       task_group both(env_.get_executor());
@@ -505,6 +506,7 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
     ended = std::current_exception();
   }
   channels.erase(place);
+  if (ours) member_of(with).reached = false;
   lose(with);
   if (ended) std::rethrow_exception(ended);
 }
@@ -526,10 +528,12 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
     member_of(from).heard = env_.now();
     if (core_->leader() == from) heard_leader_ = env_.now();
     if (co_await hear_of_snapshot(frame, member_of(from), over)) continue;
-    const std::optional<message> heard = decode_message(frame);
+    std::optional<message> heard = decode_message(frame);
     if (!heard || heard->from != from || heard->to != options_.core.id) {
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
     }
+    // Only over a connection of this node's own would it notice that a quiet leader is gone.
+    if (!member_of(from).reached) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
     co_await input(what);
     if (bad_records_) throw std::system_error(errc::bad_checksum, "records of node " + std::to_string(from));

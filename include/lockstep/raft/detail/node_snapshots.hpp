@@ -97,12 +97,13 @@ awaitable<void> basic_node<Env, Machine>::send_snapshot(node_id to, channel_type
   encode_snapshot_offer(bytes, offer);
   member& target = member_of(to);
   target.answer.reset();
+  target.offered = offer.checksum;
   co_await over.send(static_cast<std::uint8_t>(message_type::snapshot_offer), 0, bytes.view());
 
   // Until it is accepted, found needless, or refused; what has become of it then the follower's acknowledgement says.
   while (!target.answer && is_sending(to)) (void)co_await news_.wait();
   if (!is_sending(to)) co_return;
-  if (target.answer->kind == snapshot_frame::accepted && target.answer->checksum == info.id.checksum) {
+  if (target.answer->kind == snapshot_frame::accepted) {
     for (std::uint64_t offset = target.answer->offset; offset < info.id.bytes && is_sending(to);) {
       snapshot_chunk chunk;
       chunk.checksum = info.id.checksum;
@@ -162,23 +163,27 @@ awaitable<bool> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& fra
     }
     case snapshot_frame::accepted:
       if (const auto accepted = snapshot_accepted::decode(frame)) {
-        from.answer = snapshot_answer{snapshot_frame::accepted, accepted->checksum, accepted->offset};
+        hear_answer(from, {snapshot_frame::accepted, accepted->checksum, accepted->offset});
       }
-      break;
+      co_return true;
     case snapshot_frame::done:
-      if (const auto done = snapshot_done::decode(frame)) {
-        from.answer = snapshot_answer{snapshot_frame::done, done->checksum, 0};
-      }
-      break;
+      if (const auto done = snapshot_done::decode(frame)) hear_answer(from, {snapshot_frame::done, done->checksum, 0});
+      co_return true;
     case snapshot_frame::refused:
       if (const auto refused = snapshot_refused::decode(frame)) {
-        from.answer = snapshot_answer{snapshot_frame::refused, refused->checksum, 0};
+        hear_answer(from, {snapshot_frame::refused, refused->checksum, 0});
       }
-      break;
+      co_return true;
     default: co_return false;
   }
+}
+
+// An answer about the snapshot before may come when the next one is offered already.
+template <environment Env, state_machine Machine>
+void basic_node<Env, Machine>::hear_answer(member& from, snapshot_answer said) {
+  if (said.checksum != from.offered) return;
+  from.answer = said;
   news_.notify_all();
-  co_return true;
 }
 
 template <environment Env, state_machine Machine>
