@@ -22,6 +22,7 @@
 // without read_barrier().
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/core/wait_list.hpp"
 #include "lockstep/env/real.hpp"
@@ -131,7 +132,9 @@ class basic_node {
 
     [[nodiscard]] position base() const { return seen(log->base()); }
     [[nodiscard]] position last() const { return seen(log->last()); }
-    [[nodiscard]] position acked() const { return seen(log->acked()); }
+    [[nodiscard]] position acked() const {
+      return seen(mutated(mutant::staged_counts_as_durable) ? log->last() : log->acked());
+    }
     [[nodiscard]] std::optional<position> position_at(index_t index) {
       const std::optional<position> found = log->position_at(index);
       return found ? std::optional(seen(*found)) : std::nullopt;
@@ -259,6 +262,7 @@ class basic_node {
   awaitable<void> flush();
   awaitable<void> apply();
   void apply_some();
+  [[nodiscard]] index_t applicable() const;
   void answer_proposal(const record& applied);
   void drop_proposals(index_t keep, std::error_code why);
   awaitable<void> dial_members();

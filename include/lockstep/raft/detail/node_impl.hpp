@@ -175,9 +175,12 @@ awaitable<void> basic_node<Env, Machine>::input(Input what) {
   }
   const turn held(*this);
   try {
+    if (doing.persist && mutated(mutant::reply_before_hard_state)) {
+      for (const message& each : doing.send) post(each);
+    }
     if (doing.persist) co_await hard_->write(*doing.persist);
-    if (doing.truncate) {
-      drop_proposals(*doing.truncate, errc::not_leader);
+    if (doing.truncate && !mutated(mutant::keep_conflicting_records)) {
+      if (!mutated(mutant::answer_by_any_record)) drop_proposals(*doing.truncate, errc::not_leader);
       co_await log_->truncate_suffix(*doing.truncate);
     }
     perform(doing);
@@ -201,6 +204,7 @@ void basic_node<Env, Machine>::perform(const effects& doing) {
     if (log_->failure() || doing.append_own.empty()) throw;
     // No room, for instance. Somebody else may have some.
     drop_proposals(log_->last().index, error.code());
+    if (mutated(mutant::lead_with_full_disk)) return;
     perform(core_->resign(error.what()));
     return;
   }
@@ -243,6 +247,7 @@ void basic_node<Env, Machine>::append(const effects& doing) {
 // Only what is in the log now: its chain was verified as it was appended.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::adopt(const record_batch& records) {
+  if (mutated(mutant::learn_members_at_start_only)) return;
   for (const record each : records) {
     if (each.kind != config_record || each.index > log_->last().index || each.index <= core_->members_index()) continue;
     auto config = decode_configuration(each.payload);
@@ -355,9 +360,9 @@ awaitable<void> basic_node<Env, Machine>::flush() {
 
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::apply() {
-  apply_place_.next = applied_.index + 1;
+  apply_place_.next = mutated(mutant::apply_again_after_start) ? log_->first_index() : applied_.index + 1;
   while (!closing_) {
-    if (applied_.index < core_->applicable() && !(machine_busy_ && busy_)) {
+    if (applied_.index < applicable() && !(machine_busy_ && busy_)) {
       apply_some();
       news_.notify_all();
       applied_news_.notify_up_to(applied_.index);
@@ -369,8 +374,13 @@ awaitable<void> basic_node<Env, Machine>::apply() {
 }
 
 template <environment Env, state_machine Machine>
+index_t basic_node<Env, Machine>::applicable() const {
+  return mutated(mutant::apply_before_commit) ? log_->acked().index : core_->applicable();
+}
+
+template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::apply_some() {
-  const index_t limit = core_->applicable();
+  const index_t limit = applicable();
   const record_batch batch = log_->read(apply_place_, std::size_t{64} << 10);
   for (const record each : batch) {
     if (each.index > limit) {
@@ -401,7 +411,7 @@ void basic_node<Env, Machine>::answer_proposal(const record& applied) {
     waiting_proposal& waiting = *proposals_.front();
     proposals_.pop_front();
     waiting.ended = true;
-    if (waiting.index == applied.index && waiting.term == applied.epoch) {
+    if (waiting.index == applied.index && (waiting.term == applied.epoch || mutated(mutant::answer_by_any_record))) {
       waiting.to->at = applied.position();
       waiting.to->result.append(result_.view());
     } else {
@@ -514,7 +524,7 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
 // The effects of an input that waits for the disk must stay until they are performed.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::lose(node_id with) {
-  if (closing_) return;
+  if (closing_ || mutated(mutant::forget_lost_connection)) return;
   if (busy_)
     lost_.push_back(with);
   else
@@ -533,7 +543,7 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
     }
     // Only over a connection of this node's own would it notice that a quiet leader is gone.
-    if (!member_of(from).reached) heard->quiet = false;
+    if (!member_of(from).reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
     co_await input(what);
     if (bad_records_) throw std::system_error(errc::bad_checksum, "records of node " + std::to_string(from));
@@ -648,7 +658,7 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
 
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit) {
-  if (options_.witness) co_return errc::wrong_node;
+  if (options_.witness && !mutated(mutant::witness_answers_reads)) co_return errc::wrong_node;
   const time_point deadline = env_.now() + limit;
   waiting_read self;
   self.id = ++last_read_;
@@ -666,7 +676,8 @@ awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit
   if (refused) co_return refused;
   while (!closing_ && env_.now() < deadline) {
     if (self.index == index_t{0}) co_return errc::not_leader;
-    if (self.index && applied_.index >= *self.index) co_return std::error_code();
+    const bool is_applied = self.index && applied_.index >= *self.index;
+    if (is_applied || (self.index && mutated(mutant::read_before_applied))) co_return std::error_code();
     wake_at(deadline);
     const until_applied there{self.index.value_or(0)};
     if (self.index)

@@ -59,6 +59,9 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::take_snapshot() {
   applied_bytes_ = 0;
   const position at = applied_;
+  retention kept;
+  kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);
+  if (mutated(mutant::compact_log_before_snapshot)) (void)co_await log_->apply_retention(kept, at.index);
   {
     const auto writer = store_->begin(at, applied_members_);
     stored_sink to(*writer);
@@ -67,8 +70,6 @@ awaitable<void> basic_node<Env, Machine>::take_snapshot() {
   }
   snapshot_index_ = at.index;
   co_await store_->remove_older(1);
-  retention kept;
-  kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);
   (void)co_await log_->apply_retention(kept, at.index);
 }
 
@@ -139,7 +140,7 @@ struct basic_node<Env, Machine>::receiver_turn : visit {
     if (visit::node_is_gone()) return;
     basic_node& node = visit::of;
     node.receiver_busy_ = false;
-    if (node.store_->failure()) {
+    if (node.store_->failure() && !mutated(mutant::go_on_with_failed_snapshots)) {
       node.fail(std::make_exception_ptr(std::system_error(node.store_->failure(), node.store_->directory())));
     }
     node.news_.notify_all();
@@ -181,7 +182,7 @@ awaitable<bool> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& fra
 // An answer about the snapshot before may come when the next one is offered already.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::hear_answer(member& from, snapshot_answer said) {
-  if (said.checksum != from.offered) return;
+  if (said.checksum != from.offered && !mutated(mutant::take_late_snapshot_answer)) return;
   from.answer = said;
   news_.notify_all();
 }
@@ -286,7 +287,8 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::restore(index_t index) {
   const auto reader = store_->read(index);
   stored_source from(*reader);
-  if (!options_.witness) co_await machine_.restore(from);
+  const bool wanted = !options_.witness && !(core_ && mutated(mutant::install_without_restore));
+  if (wanted) co_await machine_.restore(from);
   applied_ = reader->info().id.at;
   applied_members_ = reader->info().config;
   applied_bytes_ = 0;
