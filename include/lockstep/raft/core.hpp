@@ -381,6 +381,7 @@ class core {
   void refuse_reads();
   [[nodiscard]] index_t durable_at_full_voters();
   void send_timeout_now_if_ready(const peer& to);
+  void hand_over();
   peer* find_peer(node_id id);
   leading* as_leader() { return std::get_if<leading>(&state_); }
   [[nodiscard]] const leading* as_leader() const { return std::get_if<leading>(&state_); }

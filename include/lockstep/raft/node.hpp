@@ -22,6 +22,7 @@
 // without read_barrier().
 #pragma once
 
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/core/wait_list.hpp"
 #include "lockstep/env/real.hpp"
@@ -71,7 +72,10 @@ struct node_options {
   std::uint64_t keep_log_bytes = 64u << 20;
 
   log_options log;
-  channel_options channel;                  ///< sizes and times; who is who is filled in
+  snapshot_options snapshots;
+  /// Sizes and times; who is who is filled in, and so are `features`. Without a keepalive, one is chosen that fits the
+  /// election timeout; without an idle_timeout likewise, on the connections that this node opens.
+  channel_options channel;
   std::size_t max_batch_bytes = 256 << 10;  ///< of records in one message, except for a larger record
   duration connect_timeout = std::chrono::seconds(1);
   duration reconnect_least = std::chrono::milliseconds(20);
@@ -89,6 +93,31 @@ struct outcome {
   [[nodiscard]] bool ok() const noexcept { return !error; }
 };
 
+/// A node for people to look at. Plain data.
+struct member_status {
+  node_id id = 0;
+  std::string address;
+  bool votes = false;
+  bool connected = false;
+  std::optional<duration> silent_for;  ///< since its last message to this node; nothing: none came yet
+  std::string trouble;                 ///< why the last attempt to connect to it failed; empty: it did not
+  progress::state_t state = progress::state_t::probe;  ///< this and the rest are known by the leader only
+  index_t match = 0;
+  index_t lag = 0;  ///< how many records it is not known to have durable
+};
+struct node_status {
+  core_status core;  ///< role, leader, term, commit, quorum, why the last election was held, and more
+  std::string cluster;
+  bool witness = false;
+  index_t first = 0;     ///< the first record that the log keeps
+  index_t durable = 0;   ///< the last that is durable here
+  index_t applied = 0;   ///< the last that the state machine has applied
+  index_t snapshot = 0;  ///< what the newest snapshot stands for; 0: there is none
+  std::optional<duration>
+      leader_silent_for;               ///< since a leader was last heard; nothing: none was yet, or this one leads
+  std::vector<member_status> members;  ///< all but this one
+};
+
 /// See the top of this file. Thread safety: none; everything on the environment's executor.
 template <environment Env, state_machine Machine>
 class basic_node {
@@ -103,7 +132,9 @@ class basic_node {
 
     [[nodiscard]] position base() const { return seen(log->base()); }
     [[nodiscard]] position last() const { return seen(log->last()); }
-    [[nodiscard]] position acked() const { return seen(log->acked()); }
+    [[nodiscard]] position acked() const {
+      return seen(mutated(mutant::staged_counts_as_durable) ? log->last() : log->acked());
+    }
     [[nodiscard]] std::optional<position> position_at(index_t index) {
       const std::optional<position> found = log->position_at(index);
       return found ? std::optional(seen(*found)) : std::nullopt;
@@ -120,8 +151,8 @@ class basic_node {
 
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
   /// @param env, machine  outlive the node.
-  /// @throws system_error: wrong_cluster, wrong_node (the directory is another node's), log_locked, corrupt, or what
-  ///   the file system said.
+  /// @throws system_error: wrong_cluster, wrong_node (the directory is another node's), log_locked (the text names the
+  ///   holder's pid), corrupt, or what the file system said.
   static awaitable<std::unique_ptr<basic_node>> open(Env& env, node_options options, Machine& machine);
   basic_node(const basic_node&) = delete;
   basic_node& operator=(const basic_node&) = delete;
@@ -134,7 +165,8 @@ class basic_node {
   /// Serves a member that has connected and shaken hands. For a server's session.
   awaitable<void> serve(channel_type& from);
 
-  /// For a server that serves this node's members: who this side is.
+  /// For a server that serves this node's members: who this side is. A member that is connected already is refused when
+  /// it comes from another process. Not to be used when the node is gone.
   [[nodiscard]] channel_options hello() const;
 
   /// Wants `command` applied everywhere. On the leader only.
@@ -145,7 +177,8 @@ class basic_node {
 
   /// When it completes, this node's state machine has applied all that was committed when it was called, on whatever
   /// node: a read of it is linearizable then. Followers ask their leader.
-  /// @return nothing; not_leader (nobody leads, or leads no more), timed_out, closed.
+  /// @return nothing; not_leader (nobody leads, or leads no more), timed_out, closed, wrong_node (a witness has no
+  /// state to read).
   awaitable<std::error_code> read_barrier(duration limit);
 
   /// Lets `to` lead. @return not_leader, wrong_node; nothing when it has been begun.
@@ -153,8 +186,10 @@ class basic_node {
 
   /// Changes the members, and waits until the change is committed; a joint one that is left by itself, until it is
   /// left.
-  /// @return nothing; not_leader, overloaded (the last change is under way), wrong_node (see core::change_members()),
-  ///   timed_out, closed. @param why  what is wrong with the change itself: then nothing has happened.
+  /// @return nothing; not_leader (also when another leader's record stands in its place), overloaded (the last change
+  /// is
+  ///   under way), wrong_node (see core::change_members()), timed_out (or not known for another reason), closed. @param
+  ///   why  what is wrong with the change itself: then nothing has happened.
   awaitable<std::error_code> change_members(change_list changes, duration limit, change_error& why);
   /// Leaves a joint configuration that is not left by itself. Likewise.
   awaitable<std::error_code> leave_joint(duration limit, change_error& why);
@@ -163,8 +198,12 @@ class basic_node {
   awaitable<void> close();
 
   [[nodiscard]] const core_type& core() const noexcept { return *core_; }
+  /// Whether all that core() has decided is done; else some of it waits for the disk, and log() is not yet as core()
+  /// takes it to be.
+  [[nodiscard]] bool settled() const noexcept { return !busy_; }
   [[nodiscard]] const log_type& log() const noexcept { return *log_; }
   [[nodiscard]] index_t applied() const noexcept { return applied_.index; }
+  [[nodiscard]] node_status status() const;
   /// Whether there is a connection to that member.
   [[nodiscard]] bool connected(node_id to) const;
 
@@ -180,6 +219,7 @@ class basic_node {
     std::uint64_t id = 0;
     std::optional<index_t> index;  // 0: refused
   };
+  struct until_applied;
   struct snapshot_answer {
     snapshot_frame kind = snapshot_frame::refused;
     std::uint64_t checksum = 0;
@@ -190,13 +230,19 @@ class basic_node {
     bool dialled = false;
     std::list<channel_type*> channels;  // open; ours first, since it carries the records
     typename log_type::read_place place;
-    position shipped;                                         // the record before place.next
-    std::optional<snapshot_answer> answer;                    // the last one of it, about ours
-    std::unique_ptr<typename store_type::receiver> receiver;  // of its snapshot
-    configuration offered_config;
+    position shipped;                       // the record before place.next
+    bool reached = false;                   // by a channel of ours, which ends soon when nothing is heard
+    std::uint64_t offered = 0;              // the checksum of the last snapshot that it was offered
+    std::optional<snapshot_answer> answer;  // the last one of it, about that
+    std::uint64_t life = 0;                 // of its process, while a channel is open
+    std::optional<time_point> heard;        // its last message
+    std::string trouble;                    // of the last attempt to connect
   };
 
   basic_node(Env& env, node_options options, Machine& machine);
+  void lock_directory();
+
+  struct visit;
 
   // One after the other.
   struct turn;
@@ -207,63 +253,86 @@ class basic_node {
   void adopt(const record_batch& records);
   void post(const message& of);
   void fail(std::exception_ptr why);
+  void wake_everybody();
   [[nodiscard]] instant now() const { return env_.now().time_since_epoch(); }
 
   awaitable<void> tick();
+  awaitable<void> watch_deadlines();
+  void wake_at(time_point deadline);
   awaitable<void> flush();
   awaitable<void> apply();
   void apply_some();
+  [[nodiscard]] index_t applicable() const;
   void answer_proposal(const record& applied);
   void drop_proposals(index_t keep, std::error_code why);
   awaitable<void> dial_members();
   awaitable<void> dial(node_id id);
   awaitable<void> talk(node_id with, channel_type& over, bool ours);
+  [[nodiscard]] std::optional<refusal> admit(const peer_info& peer) const;
+  [[nodiscard]] duration silence_limit() const;
   void lose(node_id with);
 
   struct stored_sink;
   struct stored_source;
   struct machine_turn;
+  struct receiver_turn;
   awaitable<void> take_snapshots();
+  awaitable<void> take_snapshot();
   awaitable<void> send_snapshot(node_id to, channel_type& over);
   [[nodiscard]] bool is_sending(node_id to) const;
   awaitable<bool> hear_of_snapshot(const frame_view& frame, member& from, channel_type& over);
-  awaitable<void> accept_offer(const snapshot_offer& offer, member& from, channel_type& over);
-  awaitable<void> install(member& from, channel_type& over);
+  void hear_answer(member& from, snapshot_answer said);
+  awaitable<void> accept_offer(const snapshot_offer& offer, channel_type& over);
+  awaitable<void> take_chunk(const snapshot_chunk& chunk, channel_type& over);
+  awaitable<void> install();
+  awaitable<void> tell_of_installation(std::uint64_t checksum, channel_type& over);
   awaitable<void> restore(index_t index);
 
   awaitable<void> hear(node_id from, channel_type& over);
   awaitable<void> ship(node_id to, channel_type& over);
   record_batch for_witness(const record_batch& records, index_t last);
-  awaitable<std::error_code> committed_members(std::error_code refused, change_error why, time_point deadline);
+  awaitable<std::error_code> changed_members(std::error_code refused, change_error why, time_point deadline);
   member& member_of(node_id id) { return members_[id]; }
 
   Env& env_;
   const node_options options_;
   Machine& machine_;
+  const std::uint64_t life_;  // this process's, as other members see it
   task_group group_;
+  typename Env::file_lock lock_;  // of the directory
   std::unique_ptr<basic_hard_state_file<Env>> hard_;
   std::unique_ptr<log_type> log_;
   log_view seen_log_;
   std::optional<core_type> core_;
   std::unique_ptr<store_type> store_;
+  std::unique_ptr<typename store_type::receiver> receiver_;  // of a snapshot, also while nobody sends it
+  bool receiver_busy_ = false;
   position applied_;
+  configuration applied_members_;    // in force there
+  index_t snapshot_index_ = 0;       // of the newest
   std::uint64_t applied_bytes_ = 0;  // since the last snapshot
   bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
   byte_buffer result_;
   std::map<node_id, member> members_;
   std::deque<waiting_proposal*> proposals_;  // by index
-  std::vector<waiting_read*> reads_;
+  std::vector<waiting_read*> reads_;         // by id
   std::uint64_t last_read_ = 0;
   bool busy_ = false;          // an input's effects wait for the disk
   std::vector<node_id> lost_;  // connections meanwhile
   bool closing_ = false;
   bool bad_records_ = false;  // what was to be appended is not what its sender said
   wait_list turns_;           // for the end of busy_
-  wait_list news_;            // whoever waits for the core, the log or what is applied looks again
+  wait_list news_;            // whoever waits for the core or the log looks again
+  wait_list applied_news_;    // proposals and reads, by the index that is to be applied
+  wait_list read_news_;       // reads without an index
   typename Env::timer ticker_;
   instant ticks_at_{};
+  typename Env::timer alarm_;
+  time_point alarm_at_ = time_point::max();  // not after the first deadline of those who wait
+  std::optional<time_point> heard_leader_;
   std::exception_ptr failure_;
+  std::shared_ptr<const void> alive_ = std::make_shared<char>();
 };
 
 template <state_machine Machine>

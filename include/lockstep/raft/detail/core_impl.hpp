@@ -743,6 +743,7 @@ void core<Log>::commit_to(index_t index) {
   if (members().auto_leave && !mutated(mutant::never_leave_joint)) {
     begin_configuration(raft::leave_joint(members()).config);
   } else if (!members().voters.contains(options_.id) && !mutated(mutant::removed_leader_goes_on)) {
+    hand_over();
     become_follower(hard_.term, 0, "it is no voter any more");  // dissertation, 4.2.2
   }
 }
@@ -845,6 +846,17 @@ void core<Log>::send_timeout_now_if_ready(const peer& to) {
   if (to.progress.match() != last_index_ && !mutated(mutant::transfer_to_who_lacks_records)) return;
   send(to.id, message_type::timeout_now);
   as_leader()->gave_way = true;
+}
+
+// To the voter who has most, so that nobody has to wait for an election timeout.
+template <core_log Log>
+void core<Log>::hand_over() {
+  const peer* best = nullptr;
+  for (const peer& each : as_leader()->peers) {
+    const bool can_lead = members().voters.contains(each.id) && !members().witnesses.contains(each.id);
+    if (can_lead && (!best || each.progress.match() > best->progress.match())) best = &each;
+  }
+  if (best) send(best->id, message_type::timeout_now);
 }
 
 template <core_log Log>

@@ -14,10 +14,14 @@ basic_node<Env, Machine>::basic_node(Env& env, node_options options, Machine& ma
     : env_(env),
       options_(std::move(options)),
       machine_(machine),
+      life_(env.random()),
       group_(env.get_executor()),
       turns_(env.get_executor()),
       news_(env.get_executor()),
-      ticker_(env) {}
+      applied_news_(env.get_executor()),
+      read_news_(env.get_executor()),
+      ticker_(env),
+      alarm_(env) {}
 
 // --- opening ----------------------------------------------------------------------------------------------------
 
@@ -30,12 +34,13 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   node_identity identity;
   identity.cluster = node.options_.cluster;
   identity.node = node.options_.core.id;
+  node.lock_directory();
   node.hard_ = co_await basic_hard_state_file<Env>::open(env, directory, identity);
   auto opened = co_await log_type::open(env, directory + "/log", node.options_.log);
   if (!opened.log) throw std::system_error(errc::corrupt, opened.report.reason);
   node.log_ = std::move(opened.log);
   log_type& log = *node.log_;
-  node.store_ = co_await store_type::open(env, directory + "/snapshots");
+  node.store_ = co_await store_type::open(env, directory + "/snapshots", node.options_.snapshots);
   const std::optional<snapshot_info> newest = node.store_->newest();
   stored_state stored;
   stored.hard = node.hard_->state();
@@ -43,10 +48,15 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   if (newest) {
     const position& at = newest->id.at;
     co_await node.restore(at.index);
-    // A crash came between a snapshot's installation and the log's.
-    if (log.position_at(at.index) != at && at.index > log.base().index) co_await log.reset(at);
+    // A crash came between a snapshot's installation and the log's. A witness may have the record with another chain.
+    const std::optional<position> mine = log.position_at(at.index);
+    const bool has_it = mine && mine->epoch == at.epoch && (mine->chain == at.chain || node.options_.witness);
+    if (!has_it && at.index > log.base().index) co_await log.reset(at);
     stored.commit = at.index;
     stored.configurations.assign(1, {at.index, newest->config});
+  }
+  if (log.base().index > stored.commit) {
+    throw std::system_error(errc::corrupt, "the log in " + directory + " begins behind every snapshot");
   }
 
   if (log.last().index == 0 && !node.options_.members.empty()) {
@@ -81,31 +91,75 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   co_return made;
 }
 
+// Before anything in it is read. (D2 is for whoever makes a file there.)
+template <environment Env, state_machine Machine>
+void basic_node<Env, Machine>::lock_directory() {
+  const std::string& directory = options_.directory;
+  std::error_code ec;
+  env_.create_directory(directory, ec);
+  if (ec) throw std::system_error(ec, "cannot make node directory " + directory);
+  lock_ = env_.lock(log_files::join(directory, log_files::lock), ec);
+  if (ec == errc::log_locked) {
+    throw std::system_error(ec,
+                            "node directory " + directory + " is locked by pid " + std::to_string(lock_.holder_pid()));
+  }
+  if (ec) throw std::system_error(ec, "cannot lock node directory " + directory);
+}
+
+// The process is told apart by what it says its features are: this node has none.
 template <environment Env, state_machine Machine>
 channel_options basic_node<Env, Machine>::hello() const {
   channel_options made = options_.channel;
   made.cluster = options_.cluster;
   made.node = options_.core.id;
+  made.features = life_;
+  if (made.keepalive == duration(0)) made.keepalive = options_.core.election_timeout / 2;
+  made.admit = [this, also = options_.channel.admit](const peer_info& peer) {
+    std::optional<refusal> refused = admit(peer);
+    return refused || !also ? refused : also(peer);
+  };
   return made;
+}
+
+// While another process has a connection open that says that it is the same node. One that was just started again has
+// to wait until its former life's connections have ended, so that nothing of that one is heard after something of it.
+template <environment Env, state_machine Machine>
+std::optional<refusal> basic_node<Env, Machine>::admit(const peer_info& peer) const {
+  const auto known = members_.find(peer.node);
+  if (known == members_.end() || known->second.channels.empty() || known->second.life == peer.features) {
+    return std::nullopt;
+  }
+  return refusal(errc::wrong_node, "another process is connected as node " + std::to_string(peer.node) +
+                                       ": either its id is used twice, or it was started again just now");
 }
 
 // --- inputs and their effects -----------------------------------------------------------------------------------
 
+// A coroutine that is in here may be destroyed after the node, with the executor.
 template <environment Env, state_machine Machine>
-struct basic_node<Env, Machine>::turn {
-  explicit turn(basic_node& in) : of(in) { of.busy_ = true; }
-  turn(const turn&) = delete;
-  ~turn() {
-    of.busy_ = false;
-    while (!of.lost_.empty()) {
-      const node_id lost = of.lost_.back();
-      of.lost_.pop_back();
-      of.lose(lost);
-    }
-    of.turns_.notify_all();
-    of.news_.notify_all();
-  }
+struct basic_node<Env, Machine>::visit {
+  explicit visit(basic_node& in) : of(in), alive(in.alive_) {}
+  visit(const visit&) = delete;
+  [[nodiscard]] bool node_is_gone() const noexcept { return alive.expired(); }
   basic_node& of;
+  std::weak_ptr<const void> alive;
+};
+
+template <environment Env, state_machine Machine>
+struct basic_node<Env, Machine>::turn : visit {
+  explicit turn(basic_node& in) : visit(in) { in.busy_ = true; }
+  ~turn() {
+    if (visit::node_is_gone()) return;
+    basic_node& node = visit::of;
+    node.busy_ = false;
+    while (!node.lost_.empty()) {
+      const node_id lost = node.lost_.back();
+      node.lost_.pop_back();
+      node.lose(lost);
+    }
+    node.turns_.notify_all();
+    node.news_.notify_all();
+  }
 };
 
 // One input at a time: what it asks of the disk is done before the next.
@@ -121,9 +175,12 @@ awaitable<void> basic_node<Env, Machine>::input(Input what) {
   }
   const turn held(*this);
   try {
+    if (doing.persist && mutated(mutant::reply_before_hard_state)) {
+      for (const message& each : doing.send) post(each);
+    }
     if (doing.persist) co_await hard_->write(*doing.persist);
-    if (doing.truncate) {
-      drop_proposals(*doing.truncate, errc::not_leader);
+    if (doing.truncate && !mutated(mutant::keep_conflicting_records)) {
+      if (!mutated(mutant::answer_by_any_record)) drop_proposals(*doing.truncate, errc::not_leader);
       co_await log_->truncate_suffix(*doing.truncate);
     }
     perform(doing);
@@ -142,18 +199,22 @@ void basic_node<Env, Machine>::perform(const effects& doing) {
   try {
     append(doing);
   } catch (const std::system_error& error) {
+    // What was appended before there was no more room counts.
+    if (!doing.append.empty()) adopt(doing.append);
     if (log_->failure() || doing.append_own.empty()) throw;
     // No room, for instance. Somebody else may have some.
     drop_proposals(log_->last().index, error.code());
+    if (mutated(mutant::lead_with_full_disk)) return;
     perform(core_->resign(error.what()));
     return;
   }
   for (const message& each : doing.send) post(each);
   for (const released_read& each : doing.reads) {
-    for (waiting_read* const waiting : reads_) {
-      if (waiting->id == each.id) waiting->index = each.index;
-    }
+    const auto waiting = std::lower_bound(reads_.begin(), reads_.end(), each.id,
+                                          [](const waiting_read* read, std::uint64_t id) { return read->id < id; });
+    if (waiting != reads_.end() && (*waiting)->id == each.id) (*waiting)->index = each.index;
   }
+  if (!doing.reads.empty()) read_news_.notify_all();
   // Last: an adopted configuration is an input, whose effects are none.
   if (!doing.append.empty()) adopt(doing.append);
   news_.notify_all();
@@ -186,6 +247,7 @@ void basic_node<Env, Machine>::append(const effects& doing) {
 // Only what is in the log now: its chain was verified as it was appended.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::adopt(const record_batch& records) {
+  if (mutated(mutant::learn_members_at_start_only)) return;
   for (const record each : records) {
     if (each.kind != config_record || each.index > log_->last().index || each.index <= core_->members_index()) continue;
     auto config = decode_configuration(each.payload);
@@ -209,8 +271,15 @@ void basic_node<Env, Machine>::fail(std::exception_ptr why) {
   if (!failure_) failure_ = std::move(why);
   closing_ = true;
   group_.cancel();
+  wake_everybody();
+}
+
+template <environment Env, state_machine Machine>
+void basic_node<Env, Machine>::wake_everybody() {
   news_.notify_all();
   turns_.notify_all();
+  applied_news_.notify_all();
+  read_news_.notify_all();
 }
 
 // --- what runs --------------------------------------------------------------------------------------------------
@@ -218,6 +287,7 @@ void basic_node<Env, Machine>::fail(std::exception_ptr why) {
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::run() {
   group_.spawn(tick());
+  group_.spawn(watch_deadlines());
   group_.spawn(flush());
   group_.spawn(apply());
   group_.spawn(take_snapshots());
@@ -229,8 +299,7 @@ awaitable<void> basic_node<Env, Machine>::run() {
     ended = std::current_exception();
   }
   closing_ = true;
-  news_.notify_all();
-  turns_.notify_all();
+  wake_everybody();
   if (failure_) std::rethrow_exception(failure_);
   if (ended) std::rethrow_exception(ended);
 }
@@ -247,6 +316,29 @@ awaitable<void> basic_node<Env, Machine>::tick() {
     const auto what = [this](core_type& core) -> const effects& { return core.tick(now()); };
     co_await input(what);
   }
+}
+
+// One timer for all who wait: when the first of their deadlines may have come, everybody looks at his own.
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::watch_deadlines() {
+  while (!closing_) {
+    alarm_.expires_at(alarm_at_);
+    if (alarm_at_ > env_.now()) {
+      (void)co_await alarm_.wait();
+    } else {
+      alarm_at_ = time_point::max();
+      news_.notify_all();
+      applied_news_.notify_all();
+      read_news_.notify_all();
+    }
+  }
+}
+
+template <environment Env, state_machine Machine>
+void basic_node<Env, Machine>::wake_at(time_point deadline) {
+  if (deadline >= alarm_at_) return;
+  alarm_at_ = deadline;
+  alarm_.cancel();
 }
 
 // The log makes records durable for others too, a change of its ends for instance: what counts is what the core knows.
@@ -268,11 +360,12 @@ awaitable<void> basic_node<Env, Machine>::flush() {
 
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::apply() {
-  apply_place_.next = applied_.index + 1;
+  apply_place_.next = mutated(mutant::apply_again_after_start) ? log_->first_index() : applied_.index + 1;
   while (!closing_) {
-    if (applied_.index < core_->applicable() && !(machine_busy_ && busy_)) {
+    if (applied_.index < applicable() && !(machine_busy_ && busy_)) {
       apply_some();
       news_.notify_all();
+      applied_news_.notify_up_to(applied_.index);
       co_await asio::post(env_.get_executor(), use_awaitable);  // others have their turn
     } else {
       (void)co_await news_.wait();
@@ -281,8 +374,13 @@ awaitable<void> basic_node<Env, Machine>::apply() {
 }
 
 template <environment Env, state_machine Machine>
+index_t basic_node<Env, Machine>::applicable() const {
+  return mutated(mutant::apply_before_commit) ? log_->acked().index : core_->applicable();
+}
+
+template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::apply_some() {
-  const index_t limit = core_->applicable();
+  const index_t limit = applicable();
   const record_batch batch = log_->read(apply_place_, std::size_t{64} << 10);
   for (const record each : batch) {
     if (each.index > limit) {
@@ -291,12 +389,15 @@ void basic_node<Env, Machine>::apply_some() {
       return;
     }
     result_.clear();
-    if (each.kind == data_record && each.payload.size() >= sizeof(std::uint64_t)) {
+    if (each.kind == data_record && each.payload.size() >= sizeof(std::uint64_t) && !options_.witness) {
       entry next;
       next.at = each.position();
       next.time_ns = load_le<std::uint64_t>(each.payload.data());
       next.payload = each.payload.subspan(sizeof(std::uint64_t));
       machine_.apply(next, result_);
+    }
+    if (each.kind == config_record) {
+      if (auto config = decode_configuration(each.payload)) applied_members_ = std::move(*config);
     }
     applied_ = each.position();
     applied_bytes_ += each.payload.size();
@@ -310,7 +411,7 @@ void basic_node<Env, Machine>::answer_proposal(const record& applied) {
     waiting_proposal& waiting = *proposals_.front();
     proposals_.pop_front();
     waiting.ended = true;
-    if (waiting.index == applied.index && waiting.term == applied.epoch) {
+    if (waiting.index == applied.index && (waiting.term == applied.epoch || mutated(mutant::answer_by_any_record))) {
       waiting.to->at = applied.position();
       waiting.to->result.append(result_.view());
     } else {
@@ -327,6 +428,7 @@ void basic_node<Env, Machine>::drop_proposals(index_t keep, std::error_code why)
     proposals_.back()->to->error = why;
     proposals_.pop_back();
   }
+  applied_news_.notify_all();
 }
 
 // --- connections ------------------------------------------------------------------------------------------------
@@ -349,6 +451,7 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::dial(node_id id) {
   backoff waits(options_.reconnect_least, options_.reconnect_most);
   typename Env::timer timer(env_);
+  time_point connected_at = env_.now();
   while (!closing_ && core_->members().is_member(id)) {
     try {
       const std::optional<address> where = address::parse(member_of(id).where);
@@ -357,14 +460,22 @@ awaitable<void> basic_node<Env, Machine>::dial(node_id id) {
       channel_options who = hello();
       who.purpose = raft_purpose;
       who.expected_node = id;
+      if (who.idle_timeout == duration(0)) who.idle_timeout = silence_limit();
       channel_type over(env_, std::move(stream), std::move(who));
       (void)co_await over.handshake();
-      waits.reset();
+      member_of(id).trouble.clear();
+      connected_at = env_.now();
       co_await talk(id, over, true);
-    } catch (const std::system_error&) {
+    } catch (const std::system_error& error) {
       // Not reached, refused, or lost: it is tried again.
+      member_of(id).trouble = error.what();
+      // The connections that it has opened may be as dead.
+      if (error.code() == errc::idle_timeout) {
+        for (channel_type* const each : member_of(id).channels) each->abort();
+      }
     }
     if (closing_) co_return;
+    if (env_.now() - connected_at >= options_.reconnect_most) waits.reset();
     timer.expires_after(waits.next(env_.random()));
     (void)co_await timer.wait();
   }
@@ -378,12 +489,20 @@ awaitable<void> basic_node<Env, Machine>::serve(channel_type& from) {
   co_await talk(id, from, false);
 }
 
+// Other members say now and then that they are alive. A quiet leader's end must be noticed soon: see quiesce_after.
+template <environment Env, state_machine Machine>
+duration basic_node<Env, Machine>::silence_limit() const {
+  return options_.core.election_timeout * (options_.core.quiesce_after == instant() ? 10 : 2);
+}
+
 // As long as the connection lasts.
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over, bool ours) {
+  member_of(with).life = over.peer().features;
   auto& channels = member_of(with).channels;
   const auto place = channels.insert(ours ? channels.begin() : channels.end(), &over);
   std::exception_ptr ended;
+  if (ours) member_of(with).reached = true;
   try {
     if (ours) {
       task_group both(env_.get_executor());
@@ -397,6 +516,7 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
     ended = std::current_exception();
   }
   channels.erase(place);
+  if (ours) member_of(with).reached = false;
   lose(with);
   if (ended) std::rethrow_exception(ended);
 }
@@ -404,7 +524,7 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
 // The effects of an input that waits for the disk must stay until they are performed.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::lose(node_id with) {
-  if (closing_) return;
+  if (closing_ || mutated(mutant::forget_lost_connection)) return;
   if (busy_)
     lost_.push_back(with);
   else
@@ -415,11 +535,15 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over) {
   for (;;) {
     const frame_view frame = co_await over.receive();
+    member_of(from).heard = env_.now();
+    if (core_->leader() == from) heard_leader_ = env_.now();
     if (co_await hear_of_snapshot(frame, member_of(from), over)) continue;
-    const std::optional<message> heard = decode_message(frame);
+    std::optional<message> heard = decode_message(frame);
     if (!heard || heard->from != from || heard->to != options_.core.id) {
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
     }
+    // Only over a connection of this node's own would it notice that a quiet leader is gone.
+    if (!member_of(from).reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
     co_await input(what);
     if (bad_records_) throw std::system_error(errc::bad_checksum, "records of node " + std::to_string(from));
@@ -485,17 +609,27 @@ record_batch basic_node<Env, Machine>::for_witness(const record_batch& records, 
 
 // --- what the program asks for ----------------------------------------------------------------------------------
 
+// How a proposal or a read waits for what it needs to be applied. Cancellation is seen when the wait has ended.
+template <environment Env, state_machine Machine>
+struct basic_node<Env, Machine>::until_applied {
+  std::uint64_t number;
+  std::optional<std::error_code> begin() { return std::nullopt; }
+  std::exception_ptr end(std::error_code) { return nullptr; }
+};
+
 template <environment Env, state_machine Machine>
 awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duration limit) {
   const time_point deadline = env_.now() + limit;
   outcome result;
   waiting_proposal self;
   self.to = &result;
-  struct leave {
-    basic_node& of;
+  struct leave : visit {
+    leave(basic_node& in, waiting_proposal& who) : visit(in), gone(who) {}
+    ~leave() {
+      if (!gone.ended && !visit::node_is_gone()) std::erase(visit::of.proposals_, &gone);
+    }
     waiting_proposal& gone;
-    ~leave() { std::erase(of.proposals_, &gone); }
-  } const when_done{*this, self};
+  } const when_done(*this, self);
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& {
     const effects& doing = core.propose(data_record, command, refused);
@@ -512,7 +646,11 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
     result.error = refused;
     co_return result;
   }
-  while (!self.ended && !closing_ && env_.now() < deadline) (void)co_await news_.wait();
+  const until_applied there{self.index};
+  while (!self.ended && !closing_ && env_.now() < deadline) {
+    wake_at(deadline);
+    co_await applied_news_.wait_as(there);
+  }
   if (!self.ended) result.error = closing_ ? errc::closed : errc::timed_out;
   result.leader = core_->leader();
   co_return result;
@@ -520,23 +658,32 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
 
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit) {
+  if (options_.witness && !mutated(mutant::witness_answers_reads)) co_return errc::wrong_node;
   const time_point deadline = env_.now() + limit;
   waiting_read self;
   self.id = ++last_read_;
   reads_.push_back(&self);
-  struct leave {
-    basic_node& of;
+  struct leave : visit {
+    leave(basic_node& in, waiting_read& who) : visit(in), gone(who) {}
+    ~leave() {
+      if (!visit::node_is_gone()) std::erase(visit::of.reads_, &gone);
+    }
     waiting_read& gone;
-    ~leave() { std::erase(of.reads_, &gone); }
-  } const when_done{*this, self};
+  } const when_done(*this, self);
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.read(self.id, now(), refused); };
   co_await input(what);
   if (refused) co_return refused;
   while (!closing_ && env_.now() < deadline) {
     if (self.index == index_t{0}) co_return errc::not_leader;
-    if (self.index && applied_.index >= *self.index) co_return std::error_code();
-    (void)co_await news_.wait();
+    const bool is_applied = self.index && applied_.index >= *self.index;
+    if (is_applied || (self.index && mutated(mutant::read_before_applied))) co_return std::error_code();
+    wake_at(deadline);
+    const until_applied there{self.index.value_or(0)};
+    if (self.index)
+      co_await applied_news_.wait_as(there);
+    else
+      (void)co_await read_news_.wait();
   }
   co_return closing_ ? errc::closed : errc::timed_out;
 }
@@ -556,7 +703,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::change_members(change_list 
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.change_members(changes, refused, why); };
   co_await input(what);
-  co_return co_await committed_members(refused, why, deadline);
+  co_return co_await changed_members(refused, why, deadline);
 }
 
 template <environment Env, state_machine Machine>
@@ -565,21 +712,70 @@ awaitable<std::error_code> basic_node<Env, Machine>::leave_joint(duration limit,
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.leave_joint(refused, why); };
   co_await input(what);
-  co_return co_await committed_members(refused, why, deadline);
+  co_return co_await changed_members(refused, why, deadline);
+}
+
+// Waits for the change that was just begun. Whoever leads no more may not learn what became of it.
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::changed_members(std::error_code refused, change_error why,
+                                                                     time_point deadline) {
+  if (refused || why != change_error::none) co_return refused;
+  const term_t term = core_->term();
+  index_t change = core_->members_index();
+  while (!closing_ && env_.now() < deadline) {
+    if (change > log_->base().index) {
+      const std::optional<position> there = log_->position_at(change);
+      if (!there || there->epoch != term) co_return errc::not_leader;
+    }
+    const bool leads = core_->role() == role::leader && core_->term() == term;
+    if (core_->commit() >= change) {
+      if (core_->members_index() == change && !core_->members().auto_leave) co_return std::error_code();
+      // Behind a joint configuration stands the one that ends it.
+      if (!leads || core_->members_index() == change) co_return errc::timed_out;
+      change = core_->members_index();
+    } else if (!leads) {
+      co_return errc::timed_out;
+    } else {
+      wake_at(deadline);
+      (void)co_await news_.wait();
+    }
+  }
+  co_return closing_ ? errc::closed : errc::timed_out;
 }
 
 template <environment Env, state_machine Machine>
-awaitable<std::error_code> basic_node<Env, Machine>::committed_members(std::error_code refused, change_error why,
-                                                                       time_point deadline) {
-  if (refused || why != change_error::none) co_return refused;
-  const term_t term = core_->term();
-  while (!closing_ && env_.now() < deadline) {
-    // Whoever leads no more does not know what became of it.
-    if (core_->role() != role::leader || core_->term() != term) co_return errc::timed_out;
-    if (core_->members_index() <= core_->commit() && !core_->members().auto_leave) co_return std::error_code();
-    (void)co_await news_.wait();
-  }
-  co_return closing_ ? errc::closed : errc::timed_out;
+node_status basic_node<Env, Machine>::status() const {
+  const time_point when = env_.now();
+  node_status made;
+  made.core = core_->status();
+  made.cluster = options_.cluster;
+  made.witness = options_.witness;
+  made.first = log_->first_index();
+  made.durable = log_->acked().index;
+  made.applied = applied_.index;
+  made.snapshot = snapshot_index_;
+  if (heard_leader_ && core_->role() != role::leader) made.leader_silent_for = when - *heard_leader_;
+  const configuration& members = core_->members();
+  members.for_each_member([&](node_id id) {
+    if (id == options_.core.id) return;
+    member_status& each = made.members.emplace_back();
+    each.id = id;
+    each.votes = members.voters.contains(id);
+    each.connected = connected(id);
+    if (const auto address = members.addresses.find(id); address != members.addresses.end()) {
+      each.address = address->second;
+    }
+    if (const auto known = members_.find(id); known != members_.end()) {
+      if (known->second.heard) each.silent_for = when - *known->second.heard;
+      each.trouble = known->second.trouble;
+    }
+    if (const progress* const of = core_->progress_of(id)) {
+      each.state = of->state();
+      each.match = of->match();
+      each.lag = made.core.last - std::min(made.core.last, each.match);
+    }
+  });
+  return made;
 }
 
 template <environment Env, state_machine Machine>
@@ -592,8 +788,7 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::close() {
   closing_ = true;
   group_.cancel();
-  news_.notify_all();
-  turns_.notify_all();
+  wake_everybody();
   co_await group_.join();
   if (log_) co_await log_->close();
 }

@@ -26,14 +26,13 @@ struct basic_node<Env, Machine>::stored_source final : snapshot_source {
 
 // One at a time uses the state machine beside apply().
 template <environment Env, state_machine Machine>
-struct basic_node<Env, Machine>::machine_turn {
-  explicit machine_turn(basic_node& in) : of(in) { of.machine_busy_ = true; }
-  machine_turn(const machine_turn&) = delete;
+struct basic_node<Env, Machine>::machine_turn : visit {
+  explicit machine_turn(basic_node& in) : visit(in) { in.machine_busy_ = true; }
   ~machine_turn() {
-    of.machine_busy_ = false;
-    of.news_.notify_all();
+    if (visit::node_is_gone()) return;
+    visit::of.machine_busy_ = false;
+    visit::of.news_.notify_all();
   }
-  basic_node& of;
 };
 
 // --- taking -----------------------------------------------------------------------------------------------------
@@ -47,19 +46,31 @@ awaitable<void> basic_node<Env, Machine>::take_snapshots() {
       continue;
     }
     const machine_turn held(*this);
-    applied_bytes_ = 0;
-    const position at = applied_;
-    {
-      const auto writer = store_->begin(at, core_->members_at(at.index));
-      stored_sink to(*writer);
-      co_await machine_.snapshot(to);
-      (void)co_await writer->finish();
+    try {
+      co_await take_snapshot();
+    } catch (const std::system_error& error) {
+      // There is none then, and the log stays as long as it is, until as much was applied again.
+      if (error.code() != std::errc::no_space_on_device || store_->failure() || log_->failure()) throw;
     }
-    co_await store_->remove_older(1);
-    retention kept;
-    kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);
-    (void)co_await log_->apply_retention(kept, at.index);
   }
+}
+
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::take_snapshot() {
+  applied_bytes_ = 0;
+  const position at = applied_;
+  retention kept;
+  kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);
+  if (mutated(mutant::compact_log_before_snapshot)) (void)co_await log_->apply_retention(kept, at.index);
+  {
+    const auto writer = store_->begin(at, applied_members_);
+    stored_sink to(*writer);
+    if (!options_.witness) co_await machine_.snapshot(to);
+    (void)co_await writer->finish();
+  }
+  snapshot_index_ = at.index;
+  co_await store_->remove_older(1);
+  (void)co_await log_->apply_retention(kept, at.index);
 }
 
 // --- sending ----------------------------------------------------------------------------------------------------
@@ -87,12 +98,13 @@ awaitable<void> basic_node<Env, Machine>::send_snapshot(node_id to, channel_type
   encode_snapshot_offer(bytes, offer);
   member& target = member_of(to);
   target.answer.reset();
+  target.offered = offer.checksum;
   co_await over.send(static_cast<std::uint8_t>(message_type::snapshot_offer), 0, bytes.view());
 
   // Until it is accepted, found needless, or refused; what has become of it then the follower's acknowledgement says.
   while (!target.answer && is_sending(to)) (void)co_await news_.wait();
   if (!is_sending(to)) co_return;
-  if (target.answer->kind == snapshot_frame::accepted && target.answer->checksum == info.id.checksum) {
+  if (target.answer->kind == snapshot_frame::accepted) {
     for (std::uint64_t offset = target.answer->offset; offset < info.id.bytes && is_sending(to);) {
       snapshot_chunk chunk;
       chunk.checksum = info.id.checksum;
@@ -120,46 +132,63 @@ bool basic_node<Env, Machine>::is_sending(node_id to) const {
 
 // --- installing -------------------------------------------------------------------------------------------------
 
+// One at a time uses the receiver. A store whose sync has failed takes nothing more (F1): the node must start again.
+template <environment Env, state_machine Machine>
+struct basic_node<Env, Machine>::receiver_turn : visit {
+  explicit receiver_turn(basic_node& in) : visit(in) { in.receiver_busy_ = true; }
+  ~receiver_turn() {
+    if (visit::node_is_gone()) return;
+    basic_node& node = visit::of;
+    node.receiver_busy_ = false;
+    if (node.store_->failure() && !mutated(mutant::go_on_with_failed_snapshots)) {
+      node.fail(std::make_exception_ptr(std::system_error(node.store_->failure(), node.store_->directory())));
+    }
+    node.news_.notify_all();
+  }
+};
+
 template <environment Env, state_machine Machine>
 awaitable<bool> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& frame, member& from, channel_type& over) {
   if (frame.kind == static_cast<std::uint8_t>(message_type::snapshot_offer)) {
     const std::optional<snapshot_offer> offer = decode_snapshot_offer(frame);
     if (!offer || offer->announced.to != options_.core.id) throw std::system_error(errc::malformed, "snapshot offer");
-    co_await accept_offer(*offer, from, over);
+    co_await accept_offer(*offer, over);
     co_return true;
   }
   switch (static_cast<snapshot_frame>(frame.kind)) {
     case snapshot_frame::chunk: {
       const std::optional<snapshot_chunk> chunk = snapshot_chunk::decode(frame);
       if (!chunk) throw std::system_error(errc::malformed, "snapshot chunk");
-      if (!from.receiver || from.receiver->id().checksum != chunk->checksum) co_return true;  // of one given up
-      co_await from.receiver->write(chunk->offset, chunk->bytes);
-      if (from.receiver->complete()) co_await install(from, over);
+      co_await take_chunk(*chunk, over);
       co_return true;
     }
     case snapshot_frame::accepted:
       if (const auto accepted = snapshot_accepted::decode(frame)) {
-        from.answer = snapshot_answer{snapshot_frame::accepted, accepted->checksum, accepted->offset};
+        hear_answer(from, {snapshot_frame::accepted, accepted->checksum, accepted->offset});
       }
-      break;
+      co_return true;
     case snapshot_frame::done:
-      if (const auto done = snapshot_done::decode(frame)) {
-        from.answer = snapshot_answer{snapshot_frame::done, done->checksum, 0};
-      }
-      break;
+      if (const auto done = snapshot_done::decode(frame)) hear_answer(from, {snapshot_frame::done, done->checksum, 0});
+      co_return true;
     case snapshot_frame::refused:
       if (const auto refused = snapshot_refused::decode(frame)) {
-        from.answer = snapshot_answer{snapshot_frame::refused, refused->checksum, 0};
+        hear_answer(from, {snapshot_frame::refused, refused->checksum, 0});
       }
-      break;
+      co_return true;
     default: co_return false;
   }
+}
+
+// An answer about the snapshot before may come when the next one is offered already.
+template <environment Env, state_machine Machine>
+void basic_node<Env, Machine>::hear_answer(member& from, snapshot_answer said) {
+  if (said.checksum != from.offered && !mutated(mutant::take_late_snapshot_answer)) return;
+  from.answer = said;
   news_.notify_all();
-  co_return true;
 }
 
 template <environment Env, state_machine Machine>
-awaitable<void> basic_node<Env, Machine>::accept_offer(const snapshot_offer& offer, member& from, channel_type& over) {
+awaitable<void> basic_node<Env, Machine>::accept_offer(const snapshot_offer& offer, channel_type& over) {
   bool wanted = false;
   const auto what = [&](core_type& core) -> const effects& {
     const effects& doing = core.receive(offer.announced, now());
@@ -174,31 +203,60 @@ awaitable<void> basic_node<Env, Machine>::accept_offer(const snapshot_offer& off
     co_await over.send(static_cast<std::uint8_t>(snapshot_frame::refused), 0, words.view());
     co_return;
   }
-  for (auto& [id, other] : members_) other.receiver.reset();  // one at a time
   snapshot_id id;
   id.at = offer.announced.at;
   id.bytes = offer.bytes;
   id.checksum = offer.checksum;
-  from.receiver = co_await store_->receive(id);
-  from.offered_config = offer.config;
-  if (from.receiver->complete()) {
-    co_await install(from, over);
+  bool complete = false;
+  while (receiver_busy_) (void)co_await news_.wait();
+  {
+    const receiver_turn held(*this);
+    // What has come of it over another connection need not come again.
+    if (!receiver_ || receiver_->id() != id) {
+      receiver_.reset();
+      receiver_ = co_await store_->receive(id);
+    }
+    complete = receiver_->complete();
+    if (complete) co_await install();
+  }
+  if (complete) {
+    co_await tell_of_installation(offer.checksum, over);
     co_return;
   }
   snapshot_accepted accepted;
   accepted.checksum = offer.checksum;
-  accepted.offset = from.receiver->offset();
+  accepted.offset = receiver_ ? receiver_->offset() : 0;
   const encoded_words words = accepted.encode();
   co_await over.send(static_cast<std::uint8_t>(snapshot_frame::accepted), 0, words.view());
 }
 
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::take_chunk(const snapshot_chunk& chunk, channel_type& over) {
+  while (receiver_busy_) (void)co_await news_.wait();
+  if (!receiver_ || receiver_->id().checksum != chunk.checksum) co_return;  // of one given up
+  {
+    const receiver_turn held(*this);
+    try {
+      co_await receiver_->write(chunk.offset, chunk.bytes);
+    } catch (const std::system_error& error) {
+      const bool goes_on = is_cancelled(error.code()) || error.code() == errc::malformed;
+      if (!goes_on) receiver_.reset();
+      throw;
+    }
+    if (!receiver_->complete()) co_return;
+    co_await install();
+  }
+  co_await tell_of_installation(chunk.checksum, over);
+}
+
 // The snapshot is durable before the log forgets what it stands for (D1, D3); a crash in between is mended by open().
 template <environment Env, state_machine Machine>
-awaitable<void> basic_node<Env, Machine>::install(member& from, channel_type& over) {
-  const auto receiver = std::exchange(from.receiver, nullptr);
+awaitable<void> basic_node<Env, Machine>::install() {
+  const auto receiver = std::exchange(receiver_, nullptr);
   const snapshot_info info = co_await receiver->finish();
   while (machine_busy_ || busy_) (void)co_await news_.wait();
-  if (core_->needs_snapshot(info.id.at)) {
+  if (!core_->needs_snapshot(info.id.at)) co_return;
+  {
     const machine_turn alone(*this);
     const turn held(*this);
     try {
@@ -212,10 +270,15 @@ awaitable<void> basic_node<Env, Machine>::install(member& from, channel_type& ov
       fail(std::current_exception());
       throw;
     }
-    co_await store_->remove_older(1);
   }
+  applied_news_.notify_up_to(applied_.index);
+  co_await store_->remove_older(1);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::tell_of_installation(std::uint64_t checksum, channel_type& over) {
   snapshot_done done;
-  done.checksum = info.id.checksum;
+  done.checksum = checksum;
   const encoded_words words = done.encode();
   co_await over.send(static_cast<std::uint8_t>(snapshot_frame::done), 0, words.view());
 }
@@ -224,9 +287,12 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::restore(index_t index) {
   const auto reader = store_->read(index);
   stored_source from(*reader);
-  co_await machine_.restore(from);
+  const bool wanted = !options_.witness && !(core_ && mutated(mutant::install_without_restore));
+  if (wanted) co_await machine_.restore(from);
   applied_ = reader->info().id.at;
+  applied_members_ = reader->info().config;
   applied_bytes_ = 0;
+  snapshot_index_ = index;
 }
 
 }  // namespace lockstep::raft
