@@ -263,6 +263,23 @@ inline void use_reno(int socket) {
   (void)::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
+/// Where nobody listens now.
+inline std::vector<std::string> free_addresses(std::size_t count) {
+  std::vector<descriptor> held;  // so that they differ
+  std::vector<std::string> names;
+  while (names.size() < count) {
+    const descriptor& one = held.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in where{};
+    where.sin_family = AF_INET;
+    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof where;
+    auto* const raw = reinterpret_cast<sockaddr*>(&where);
+    if (::bind(one.get(), raw, size) != 0 || ::getsockname(one.get(), raw, &size) != 0) throw_errno("bind");
+    names.push_back("127.0.0.1:" + std::to_string(ntohs(where.sin_port)));
+  }
+  return names;
+}
+
 /// Two ends of a TCP connection over 127.0.0.1, blocking.
 inline std::pair<descriptor, descriptor> tcp_pair() {
   descriptor listening(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));

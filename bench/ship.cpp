@@ -25,6 +25,7 @@
 #include "lockstep/core/task_group.hpp"
 #include "lockstep/frame/channel.hpp"
 #include "lockstep/log/cursor.hpp"
+#include "raft_member.hpp"
 
 namespace lockstep::bench {
 namespace {
@@ -366,6 +367,116 @@ measurement ship_to_follower(const record_size& size) {
   return {seconds, 0, bytes};
 }
 
+// --- To a new member of a Raft group
+// ----------------------------------------------------------------------------------
+
+raft::node_options raft_options(node_id id, const std::string& directory) {
+  raft::node_options options;
+  options.core.id = id;
+  options.core.election_timeout = std::chrono::milliseconds(200);
+  options.core.heartbeat_interval = std::chrono::milliseconds(50);
+  options.cluster = "bench";
+  options.directory = directory;
+  options.snapshot_after_bytes = 0;  // records, not a snapshot
+  options.log.sync = sync_policy::never;
+  return options;
+}
+
+awaitable<void> until_leading(real::env& env, raft_member& of) {
+  real::timer timer(env);
+  while (of.node().core().role() != raft::role::leader) {
+    timer.expires_after(std::chrono::milliseconds(10));
+    (void)co_await timer.wait();
+  }
+}
+
+awaitable<void> propose(raft_member& to, payloads& source, std::size_t commands) {
+  for (std::size_t i = 0; i < commands; ++i) {
+    const raft::outcome done = co_await to.node().propose(source.next(), std::chrono::seconds(10));
+    if (!done.ok()) throw std::system_error(done.error, "a proposal");
+  }
+}
+
+awaitable<void> fill_group(node& on, const raft::node_options& options, std::size_t payload_bytes) {
+  constexpr std::size_t clients = 256;
+  const auto only = co_await raft_member::open(on.env, options);
+  co_await until_leading(on.env, *only);
+  payloads source(payload_bytes);
+  task_group all(on.env.get_executor());
+  const std::uint64_t record_bytes = log_format::record_bytes(payload_bytes + sizeof(std::uint64_t));
+  for (std::size_t i = 0; i < clients; ++i) all.spawn(propose(*only, source, shipped_bytes / record_bytes / clients));
+  co_await all.join();
+  co_await only->close();
+}
+
+// Takes part until its log has as much as the leader's had.
+awaitable<void> join_group(node& on, const raft::node_options& options, std::string where, index_t last,
+                           const receiver::reporter& reports) {
+  const auto here = co_await raft_member::open(on.env, options, where);
+  reports.say('r');
+  real::timer timer(on.env);
+  while (here->node().log().acked().index < last) {
+    timer.expires_after(std::chrono::milliseconds(1));
+    (void)co_await timer.wait();
+  }
+  reports.say('d');
+  co_await here->close();
+}
+
+awaitable<void> add_learner(raft_member& leader, std::string where) {
+  raft::change_list changes;
+  raft::change& added = changes.changes.emplace_back();
+  added.type = raft::change_type::add_learner;
+  added.node = 2;
+  added.address = std::move(where);
+  raft::change_error why{};
+  const std::error_code ec = co_await leader.node().change_members(changes, std::chrono::seconds(10), why);
+  if (ec || why != raft::change_error::none) throw std::system_error(ec, "adding a learner");
+}
+
+awaitable<void> ship_to_member(node& on, const raft::node_options& options, const std::string& new_member,
+                               const receiver& receiving, double& seconds) {
+  const auto leader = co_await raft_member::open(on.env, options);
+  co_await until_leading(on.env, *leader);
+  const stopwatch watch;
+  co_await add_learner(*leader, new_member);
+  co_await receiving.wait_in(on);
+  seconds = watch.seconds();
+  co_await leader->close();
+}
+
+measurement ship_to_new_member(const record_size& size) {
+  const std::string directory = fixture(std::string("raft-") + size.name, [&](const std::string& unfinished) {
+    raft::node_options options = raft_options(1, unfinished);
+    options.members[1] = free_addresses(1).front();
+    node on;
+    on.run(fill_group(on, options, size.bytes));
+  });
+  const temporary original("raft-leader"), copy("raft-new");
+  std::filesystem::copy(directory, original.path(), std::filesystem::copy_options::recursive);
+  index_t last = 0;
+  std::uint64_t bytes = 0;
+  {
+    node on;
+    std::unique_ptr<append_log> log;
+    on.run(open_into(log, on.env, original.path() + "/log", log_options()));
+    last = log->last().index;
+    bytes = record_bytes_in(*log);
+    on.run(log->close());
+  }
+  const std::string where = free_addresses(1).front();
+  const receiver receiving([&](const receiver::reporter& reports) {
+    node alone;
+    alone.run(join_group(alone, raft_options(2, copy.path()), where, last, reports));
+  });
+  receiving.wait();
+  const pinned to_first(0);
+  node on;
+  double seconds = 0;
+  on.run(ship_to_member(on, raft_options(1, original.path()), where, receiving, seconds));
+  return {seconds, 0, bytes};
+}
+
 const bool registered = [] {
   for (const record_size& size : record_sizes) {
     const std::string name = size.name;
@@ -375,6 +486,8 @@ const bool registered = [] {
     add("ship/sealed/" + name + "/lockstep", 3, [size] { return ship_sealed(size); });
     add("ship/follower_log/" + name + "/limit", 3, mapped_send_hashed_and_written);
     add("ship/follower_log/" + name + "/lockstep", 3, [size] { return ship_to_follower(size); });
+    add("ship/raft_member/" + name + "/limit", 3, [size] { return ship_to_follower(size); });
+    add("ship/raft_member/" + name + "/lockstep", 3, [size] { return ship_to_new_member(size); });
   }
   return true;
 }();

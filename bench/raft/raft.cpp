@@ -14,7 +14,7 @@
 
 #include "common.hpp"
 #include "lockstep/core/task_group.hpp"
-#include "lockstep/raft/node.hpp"
+#include "raft_member.hpp"
 
 namespace lockstep::bench {
 namespace {
@@ -32,33 +32,8 @@ struct run_options {
   std::string as = "table";
 };
 
-/// No state, as the published figures have it: what is measured is the replication.
-struct no_machine {
-  void apply(const raft::entry&, byte_buffer&) {}
-  awaitable<void> snapshot(raft::snapshot_sink&) { co_return; }
-  awaitable<void> restore(raft::snapshot_source&) { co_return; }
-};
-static_assert(raft::state_machine<no_machine>);
-
 constexpr std::size_t group_size = 3;
-using addresses = std::array<std::string, group_size>;
-
-/// Where nobody listens now.
-addresses free_addresses() {
-  std::vector<descriptor> held;  // so that they differ
-  addresses names;
-  for (std::string& name : names) {
-    const descriptor& one = held.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in where{};
-    where.sin_family = AF_INET;
-    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof where;
-    auto* const raw = reinterpret_cast<sockaddr*>(&where);
-    if (::bind(one.get(), raw, size) != 0 || ::getsockname(one.get(), raw, &size) != 0) throw_errno("bind");
-    name = "127.0.0.1:" + std::to_string(ntohs(where.sin_port));
-  }
-  return names;
-}
+using addresses = std::vector<std::string>;
 
 raft::node_options options_of(std::size_t number, const addresses& names, const std::string& directory, bool sync) {
   raft::node_options options;
@@ -73,43 +48,6 @@ raft::node_options options_of(std::size_t number, const addresses& names, const 
   options.log.max_unsynced_bytes = std::uint64_t{64} << 20;
   return options;
 }
-
-/// A member, on a loop of its own or of others.
-class member {
- public:
-  static awaitable<std::unique_ptr<member>> open(real::env& env, const raft::node_options& options) {
-    std::unique_ptr<member> made(new member(env));
-    made->node_ = co_await raft::node<no_machine>::open(env, options, made->machine_);
-    const std::optional<address> where = address::parse(options.members.at(options.core.id));
-    std::error_code ec;
-    real::acceptor listening = env.listen(*where, ec);
-    if (ec) throw std::system_error(ec, where->to_string());
-    server_options serving;
-    serving.channel = made->node_->hello();
-    made->server_.emplace(env, std::move(listening), serving);
-    raft::node<no_machine>& node = *made->node_;
-    made->server_->on(raft::raft_purpose, [&node](channel& from) { return node.serve(from); });
-    made->running_.spawn(made->server_->run());
-    made->running_.spawn(node.run());
-    co_return made;
-  }
-
-  [[nodiscard]] raft::node<no_machine>& node() noexcept { return *node_; }
-  awaitable<void> run() { co_await running_.join_passing_cancellation(); }
-  awaitable<void> close() {
-    co_await server_->close();
-    co_await node_->close();
-    co_await running_.join();
-  }
-
- private:
-  explicit member(real::env& env) : running_(env.get_executor()) {}
-
-  no_machine machine_;
-  std::unique_ptr<raft::node<no_machine>> node_;
-  std::optional<server> server_;
-  task_group running_;
-};
 
 // --- Clients
 // ----------------------------------------------------------------------------------------------------------
@@ -196,9 +134,9 @@ class other_process {
     if (child_ != 0) return;
     try {
       node on;
-      std::unique_ptr<member> here;
-      on.run([](node& loop, const raft::node_options& with, std::unique_ptr<member>& into) -> awaitable<void> {
-        into = co_await member::open(loop.env, with);
+      std::unique_ptr<raft_member> here;
+      on.run([](node& loop, const raft::node_options& with, std::unique_ptr<raft_member>& into) -> awaitable<void> {
+        into = co_await raft_member::open(loop.env, with);
         co_await into->run();
       }(on, options, here));
     } catch (const std::exception& error) {
@@ -220,8 +158,8 @@ using shapes = std::vector<shape>;
 
 awaitable<void> measure_all(node& on, std::vector<raft::node_options> here, const shapes& of, double seconds,
                             std::vector<result>& into) {
-  std::vector<std::unique_ptr<member>> members;
-  for (const raft::node_options& each : here) members.push_back(co_await member::open(on.env, each));
+  std::vector<std::unique_ptr<raft_member>> members;
+  for (const raft::node_options& each : here) members.push_back(co_await raft_member::open(on.env, each));
   raft::node<no_machine>& leader = members.front()->node();
   co_await until_leading(on.env, leader);
   for (const shape& each : of) into.push_back(co_await measured(on.env, leader, each, seconds));
@@ -231,7 +169,7 @@ awaitable<void> measure_all(node& on, std::vector<raft::node_options> here, cons
 std::vector<result> run_group(const run_options& options, const shapes& of) {
   const temporary directory("raft");
   std::filesystem::create_directories(directory.path());
-  const addresses names = free_addresses();
+  const addresses names = free_addresses(group_size);
   std::vector<raft::node_options> here;
   std::vector<std::unique_ptr<other_process>> others;
   for (std::size_t i = 0; i < group_size; ++i) {
