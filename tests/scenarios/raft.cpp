@@ -62,8 +62,8 @@ struct known {
   std::map<term_t, node_id> leaders;
   std::map<std::pair<term_t, index_t>, std::uint64_t> chains;  // of records at the ends of logs
   std::map<node_id, std::pair<term_t, index_t>> led;           // by whom, how far its log reached then
-  std::map<index_t, configuration> configurations;             // that may be in force or come to be: of the last one
-                                                               // known to be committed, and of all behind it
+  placed_configuration in_force;                               // the last that is known to be committed
+  std::vector<placed_configuration> may_come;                  // behind it in somebody's log
 
   [[nodiscard]] std::uint64_t now() const { return static_cast<std::uint64_t>(run.in().elapsed().count()); }
   [[nodiscard]] std::string text_of(value_id value) const {
@@ -167,8 +167,10 @@ struct member {
     const std::optional<change_list> list = decode_changes(in.arguments);
     sim::simulation::require(list.has_value(), "a list of changes came as another one");
     change_error why{};
-    std::error_code ec;
-    if (list->changes.empty())
+    std::error_code ec = errc::not_leader;
+    if (!group.changes) {
+      // What was asked for in time, and came too late.
+    } else if (list->changes.empty())
       ec = co_await node->leave_joint(2s, why);
     else
       ec = co_await node->change_members(*list, 2s, why);
@@ -211,9 +213,16 @@ void known::look_at(const member& at) {
     sim::simulation::require(first->second == last.chain, name + " has another history up to record " +
                                                               std::to_string(last.index) + " of the same term");
   }
-  const index_t in_force = core.members_index();
-  if (in_force <= core.commit()) configurations.erase(configurations.begin(), configurations.lower_bound(in_force));
-  if (configurations.empty() || in_force >= configurations.begin()->first) configurations[in_force] = core.members();
+  const placed_configuration its{core.members_index(), core.members()};
+  if (its.index > in_force.index) {
+    if (its.index <= core.commit()) {
+      in_force = its;
+      std::erase_if(may_come, [&](const auto& each) { return each.index <= its.index; });
+    } else if (std::none_of(may_come.begin(), may_come.end(),
+                            [&](const auto& each) { return each.index == its.index && each.config == its.config; })) {
+      may_come.push_back(its);
+    }
+  }
   if (core.role() != role::leader) return;
   const auto [leader, is_new] = leaders.try_emplace(core.term(), core.id());
   sim::simulation::require(leader->second == core.id(), "two nodes have led term " + std::to_string(core.term()));
@@ -512,11 +521,12 @@ std::vector<sim::node*> draw_survivors(known& in, sim::random_stream& random) {
   for (node_id id = 1; id <= in.nodes; ++id) {
     if (!random.chance(0.5)) continue;
     failed.insert(id);
-    const bool go_on = std::all_of(in.configurations.begin(), in.configurations.end(), [&](const auto& each) {
-      const configuration& config = each.second;
+    const auto goes_on = [&](const placed_configuration& each) {
+      const configuration& config = each.config;
       return config.voters.vote(survives) == vote_result::won &&
              (config.witnesses.empty() || !config.voters.contains(id) || config.witnesses.contains(id));
-    });
+    };
+    const bool go_on = goes_on(in.in_force) && std::all_of(in.may_come.begin(), in.may_come.end(), goes_on);
     if (!go_on) failed.erase(id);
   }
   std::vector<sim::node*> survivors;
