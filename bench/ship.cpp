@@ -3,6 +3,7 @@
 // Each side is a process on a processor of its own, over a loopback connection without BBR. The sender's clock runs
 // from the moment when both are ready until the receiver says that it has everything.
 
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
@@ -70,7 +71,10 @@ class receiver {
     ::_exit(0);
   }
   receiver(const receiver&) = delete;
-  ~receiver() { ::waitpid(child_, nullptr, 0); }
+  ~receiver() {
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, nullptr, 0);
+  }
 
   /// Waits for the receiver's next word. @throws what the receiver failed with.
   void wait() const {

@@ -53,6 +53,7 @@ struct group {
   std::vector<basic_node<sim::env, adder>*> nodes;
   std::vector<std::string> acknowledged;
   std::uint64_t proposed = 0;
+  std::size_t command_bytes = 0;  // at least
   node_options like;
   sim::world world;  // last: its end needs the rest
 
@@ -98,7 +99,8 @@ struct group {
       timer.expires_after(std::chrono::milliseconds(1 + on.random() % 50));
       (void)co_await timer.wait();
       if (node.core().role() != role::leader) continue;
-      const std::string command = std::to_string(++proposed);
+      std::string command = std::to_string(++proposed);
+      command.resize(std::max(command.size(), command_bytes), '.');
       const outcome done = co_await node.propose(as_bytes(command), 2s);
       if (done.ok()) acknowledged.push_back(command);
     }
@@ -145,6 +147,23 @@ TEST(raft_node, crashes_and_power_losses_lose_nothing_that_was_acknowledged) {
     ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= before + 20; }, 30s));
     EXPECT_TRUE(of.agrees());
   }
+}
+
+// Heartbeats and answers wait behind large records; the connection must not be given up because of that.
+TEST(raft_node, a_slow_connection_that_carries_large_records_stays_open) {
+  group of(3);
+  of.world.net().options.bytes_per_second = 1'000'000;
+  of.command_bytes = 100'000;
+  ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= 2; }, 30s));
+  std::size_t away = 0;
+  while (of.nodes[away]->core().role() == role::leader) ++away;
+  of.world.nodes()[away]->crash();
+  const std::size_t before = of.acknowledged.size();
+  ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= before + 50; }, 60s));
+  of.command_bytes = 0;
+  of.world.nodes()[away]->start();
+  ASSERT_TRUE(of.world.run_until([&] { return of.machines[away]->applied.size() >= before + 50; }, 30s));
+  EXPECT_TRUE(of.agrees());
 }
 
 node_options with_small_snapshots() {

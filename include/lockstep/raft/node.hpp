@@ -225,10 +225,17 @@ class basic_node {
     std::uint64_t checksum = 0;
     std::uint64_t offset = 0;
   };
+  // An open connection.
+  struct line {
+    line(channel_type& channel, const asio::any_io_executor& on) : over(channel), more(on) {}
+    channel_type& over;
+    std::deque<message> unsent;  // while there is no room, or records are on their way that are not to be overtaken
+    wait_list more;
+  };
   struct member {
     std::string where;  // empty: not known
     bool dialled = false;
-    std::list<channel_type*> channels;  // open; ours first, since it carries the records
+    std::list<line> lines;  // ours first, since it carries the records
     typename log_type::read_place place;
     position shipped;                       // the record before place.next
     bool reached = false;                   // by a channel of ours, which ends soon when nothing is heard
@@ -289,6 +296,7 @@ class basic_node {
   awaitable<void> restore(index_t index);
 
   awaitable<void> hear(node_id from, channel_type& over);
+  awaitable<void> speak(line& to);
   awaitable<void> ship(node_id to, channel_type& over);
   record_batch for_witness(const record_batch& records, index_t last);
   awaitable<std::error_code> changed_members(std::error_code refused, change_error why, time_point deadline);

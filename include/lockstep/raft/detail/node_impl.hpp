@@ -126,7 +126,7 @@ channel_options basic_node<Env, Machine>::hello() const {
 template <environment Env, state_machine Machine>
 std::optional<refusal> basic_node<Env, Machine>::admit(const peer_info& peer) const {
   const auto known = members_.find(peer.node);
-  if (known == members_.end() || known->second.channels.empty() || known->second.life == peer.features) {
+  if (known == members_.end() || known->second.lines.empty() || known->second.life == peer.features) {
     return std::nullopt;
   }
   return refusal(errc::wrong_node, "another process is connected as node " + std::to_string(peer.node) +
@@ -256,14 +256,20 @@ void basic_node<Env, Machine>::adopt(const record_batch& records) {
   }
 }
 
-// Lost messages are sent anew when a connection begins; so whoever can't be told anything loses his connection.
+// Lost messages are sent anew when a connection begins; so whoever does not take any more loses his connection.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::post(const message& of) {
   const auto found = members_.find(of.to);
-  if (found == members_.end() || found->second.channels.empty()) return;
-  channel_type& over = *found->second.channels.front();
-  const encoded_words words = encode_message(of);
-  if (!over.try_send(static_cast<std::uint8_t>(of.type), 0, words.view(), frame_flags_of(of.type))) over.abort();
+  if (found == members_.end() || found->second.lines.empty()) return;
+  constexpr std::size_t most_unsent = 4096;
+  line& to = found->second.lines.front();
+  if (to.unsent.empty()) {
+    const encoded_words words = encode_message(of);
+    if (to.over.try_send(static_cast<std::uint8_t>(of.type), 0, words.view(), frame_flags_of(of.type))) return;
+  }
+  if (to.unsent.size() == most_unsent) return to.over.abort();
+  to.unsent.push_back(of);
+  to.more.notify_one();
 }
 
 template <environment Env, state_machine Machine>
@@ -471,7 +477,7 @@ awaitable<void> basic_node<Env, Machine>::dial(node_id id) {
       member_of(id).trouble = error.what();
       // The connections that it has opened may be as dead.
       if (error.code() == errc::idle_timeout) {
-        for (channel_type* const each : member_of(id).channels) each->abort();
+        for (line& each : member_of(id).lines) each.over.abort();
       }
     }
     if (closing_) co_return;
@@ -499,23 +505,20 @@ duration basic_node<Env, Machine>::silence_limit() const {
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over, bool ours) {
   member_of(with).life = over.peer().features;
-  auto& channels = member_of(with).channels;
-  const auto place = channels.insert(ours ? channels.begin() : channels.end(), &over);
+  std::list<line>& lines = member_of(with).lines;
+  const auto place = lines.emplace(ours ? lines.begin() : lines.end(), over, env_.get_executor());
   std::exception_ptr ended;
   if (ours) member_of(with).reached = true;
   try {
-    if (ours) {
-      task_group both(env_.get_executor());
-      both.spawn(hear(with, over));
-      both.spawn(ship(with, over));
-      co_await both.join_passing_cancellation();
-    } else {
-      co_await hear(with, over);
-    }
+    task_group all(env_.get_executor());
+    all.spawn(hear(with, over));
+    all.spawn(speak(*place));
+    if (ours) all.spawn(ship(with, over));
+    co_await all.join_passing_cancellation();
   } catch (...) {
     ended = std::current_exception();
   }
-  channels.erase(place);
+  lines.erase(place);
   if (ours) member_of(with).reached = false;
   lose(with);
   if (ended) std::rethrow_exception(ended);
@@ -547,6 +550,21 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
     co_await input(what);
     if (bad_records_) throw std::system_error(errc::bad_checksum, "records of node " + std::to_string(from));
+  }
+}
+
+// What could not be sent at once.
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::speak(line& to) {
+  for (;;) {
+    if (to.unsent.empty()) {
+      if (const std::error_code ec = co_await to.more.wait()) throw std::system_error(ec);
+      continue;
+    }
+    const message& next = to.unsent.front();
+    const encoded_words words = encode_message(next);
+    co_await to.over.send(static_cast<std::uint8_t>(next.type), 0, words.view(), frame_flags_of(next.type));
+    to.unsent.pop_front();
   }
 }
 
@@ -781,7 +799,7 @@ node_status basic_node<Env, Machine>::status() const {
 template <environment Env, state_machine Machine>
 bool basic_node<Env, Machine>::connected(node_id to) const {
   const auto found = members_.find(to);
-  return found != members_.end() && !found->second.channels.empty();
+  return found != members_.end() && !found->second.lines.empty();
 }
 
 template <environment Env, state_machine Machine>
