@@ -9,7 +9,6 @@
 #include <lockstep/raft/state_machine.hpp>
 
 #include <cassert>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>

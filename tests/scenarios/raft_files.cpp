@@ -64,7 +64,8 @@ struct truth {
   std::string directory = "/node";
   std::uint64_t directories = 1;
   snapshot_options options;
-  bool damaged = false;  // the disk does not keep what is written to it
+  std::uint64_t taken_every_ms = 1, received_every_ms = 1;  // at most
+  bool damaged = false;                                     // the disk does not keep what is written to it
 
   bool is_ours = false;  // the directory has our identity
   hard_state acknowledged;
@@ -146,25 +147,31 @@ awaitable<std::unique_ptr<store_type>> open_snapshots(sim::env& on, truth& know)
   const index_t found = newest ? newest->id.at.index : 0;
   must(found >= know.newest, "a snapshot was lost");
   must(found <= know.highest, "a snapshot was made up");
-  if (found != 0) must_hold_its_state(*store, found);
+  for (std::optional<snapshot_info> each = newest; each; each = store->newest_before(each->id.at.index)) {
+    must_hold_its_state(*store, each->id.at.index);
+  }
   know.newest = found;
   co_return store;
 }
 
 // --- At work ----------------------------------------------------------------------------------------------------
 
+awaitable<void> vote_once(hard_state_type& file, truth& know, sim::random_stream& random) {
+  hard_state next = file.state();
+  if (next.vote != 0 || random.chance(0.5)) next = {next.term + 1 + random.below(2), 0};
+  if (random.chance(0.5)) next.vote = 1 + random.below(3);
+  know.attempted = next;
+  co_await file.write(next);
+  must(file.state() == next, "what was written is not what is so");
+  know.acknowledged = next;
+  know.attempted.reset();
+  ++know.promises;
+}
+
 awaitable<void> vote(sim::env& on, hard_state_type& file, truth& know, std::uint64_t seed) {
   sim::random_stream random(seed);
   for (;;) {
-    hard_state next = file.state();
-    if (next.vote != 0 || random.chance(0.5)) next = {next.term + 1 + random.below(2), 0};
-    if (random.chance(0.5)) next.vote = 1 + random.below(3);
-    know.attempted = next;
-    co_await file.write(next);
-    must(file.state() == next, "what was written is not what is so");
-    know.acknowledged = next;
-    know.attempted.reset();
-    ++know.promises;
+    co_await vote_once(file, know, random);
     if (random.chance(0.7)) co_await pause(on, std::chrono::microseconds(random.below(50'000)));
   }
 }
@@ -199,9 +206,9 @@ awaitable<void> take_one(store_type& store, truth& know, sim::random_stream& ran
 awaitable<void> take(sim::env& on, store_type& store, truth& know, std::uint64_t seed) {
   sim::random_stream random(seed);
   for (;;) {
+    co_await pause(on, std::chrono::milliseconds(random.below(know.taken_every_ms)));
     co_await take_one(store, know, random);
-    if (random.chance(0.5)) co_await store.remove_older(1 + random.below(2));
-    co_await pause(on, std::chrono::milliseconds(random.below(300)));
+    if (random.chance(0.3)) co_await store.remove_older(1 + random.below(3));
   }
 }
 
@@ -234,6 +241,7 @@ awaitable<bool> bring(sim::env& on, store_type::receiver& to, const announced& f
 awaitable<void> receive(sim::env& on, store_type& store, truth& know, std::uint64_t seed) {
   sim::random_stream random(seed);
   for (;;) {
+    co_await pause(on, std::chrono::milliseconds(random.below(know.received_every_ms)));
     if (!know.arriving || random.chance(0.1)) {
       const index_t index = know.arriving && random.chance(0.5) ? know.arriving->id.at.index : know.begin_one(random);
       const auto block_bytes = static_cast<std::uint32_t>(500 + 20 * random.below(10));
@@ -247,7 +255,6 @@ awaitable<void> receive(sim::env& on, store_type& store, truth& know, std::uint6
       know.finished(from->id.at.index);
       know.arriving.reset();
     }
-    co_await pause(on, std::chrono::milliseconds(random.below(200)));
   }
 }
 
@@ -275,6 +282,10 @@ awaitable<void> use(sim::env& on, hard_state_type& file, store_type& store, trut
 awaitable<void> program(sim::env& on, truth& know) {
   try {
     const auto file = co_await open_hard_state(on, know);
+    // Before the directory is synced for other reasons.
+    sim::random_stream random(on.random());
+    if (random.chance(0.5)) co_await vote_once(*file, know, random);
+    if (random.chance(0.3)) co_await pause(on, std::chrono::milliseconds(random.below(300)));
     const auto store = co_await open_snapshots(on, know);
     co_await use(on, *file, *store, know);
   } catch (const std::system_error& error) {
@@ -292,6 +303,8 @@ void run(sim::simulation& of) {
   know.options.block_bytes = static_cast<std::uint32_t>(100 + random.below(1000));
   know.options.sync_bytes = std::uint64_t{500} << random.below(5);
   if (random.chance(0.2)) know.options.sync_where = sync_on::caller;
+  know.taken_every_ms = std::uint64_t{100} << random.below(7);
+  know.received_every_ms = std::uint64_t{100} << random.below(7);
   if (random.chance(0.2)) of.allow_damage({&one}, 1);
   of.on_end = [](sim::node& ended) {
     try {
