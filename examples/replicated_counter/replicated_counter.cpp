@@ -1,7 +1,8 @@
 // A counter that three processes agree on: `replicated_counter 1`, 2 and 3, in one folder. One of them may die.
+#include <lockstep.hpp>
+
 #include <asio/io_context.hpp>
 #include <iostream>
-#include <lockstep.hpp>
 using namespace lockstep;
 
 struct counter {
