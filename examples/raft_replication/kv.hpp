@@ -5,10 +5,10 @@
 #include "raft_replication/kv_codec.hpp"
 
 #include <lockstep/core/errors.hpp>
+#include <lockstep/core/mutant.hpp>
 #include <lockstep/raft/state_machine.hpp>
 
 #include <cassert>
-#include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
@@ -96,7 +96,7 @@ class machine {
   void change(std::string_view of, std::optional<item> now) {
     const std::string key(of);
     const auto place = items_.find(key);
-    if (view_ && key > view_->written) {
+    if (view_ && key > view_->written && !mutated(mutant::snapshot_sees_later_changes)) {
       view_->changed.try_emplace(key, place == items_.end() ? std::nullopt : std::optional<item>(place->second));
     }
     if (watch_) watch_(key, now ? &*now : nullptr);

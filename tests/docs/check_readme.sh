@@ -26,6 +26,7 @@ shows() { # DOCUMENT SOURCE MOST_LINES
 shows README.md examples/quickstart/quickstart.cpp 25
 shows docs/simulation.md examples/tickets/tickets.hpp 60
 shows docs/simulation.md examples/tickets/simulated_tickets.cpp 40
+shows docs/raft.md examples/replicated_counter/replicated_counter.cpp 70
 
 status=0
 for document in $(git ls-files '*.md' 2>/dev/null || find . -name '*.md' -not -path './build/*'); do

@@ -28,7 +28,9 @@ std::vector<sim::scenario> scenarios_for(std::string_view block) {
   if (block == "rpc") order = {"rpc", "frames", "catchup", "cityhall"};
   if (block == "catchup") order = {"catchup", "cityhall"};
   if (block == "cityhall") order = {"cityhall"};
-  if (block == "raft") order = {"raft_core"};
+  if (block == "raft") order = {"raft_core", "raft"};
+  if (block == "sessions" || block == "kv") order = {"raft_sessions", "raft"};
+  if (block == "hard-state" || block == "snapshots") order = {"raft_files", "raft"};
   std::vector<sim::scenario> chosen, rest;
   for (sim::scenario& each : all()) {
     if (each.name != "canary") rest.push_back(std::move(each));

@@ -17,12 +17,14 @@ sim::scenario remote_calls();     // rpc.cpp
 sim::scenario catch_up();         // catchup.cpp
 sim::scenario city_hall();        // cityhall.cpp
 sim::scenario raft_cores();       // raft_core.cpp
+sim::scenario raft_sessions();    // raft_sessions.cpp
+sim::scenario raft_files();       // raft_files.cpp
 sim::scenario raft_group();       // raft.cpp
 sim::scenario canary();           // canary.cpp: has a bug on purpose
 
 inline std::vector<sim::scenario> all() {
-  return {appending_log(), damaged_log(), framed_messages(), remote_calls(), catch_up(),
-          city_hall(),     raft_cores(),  raft_group(),      canary()};
+  return {appending_log(), damaged_log(),   framed_messages(), remote_calls(), catch_up(), city_hall(),
+          raft_cores(),    raft_sessions(), raft_files(),      raft_group(),   canary()};
 }
 
 /// Waits on the node's own clock.

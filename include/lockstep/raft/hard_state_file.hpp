@@ -29,6 +29,7 @@
 #include "lockstep/core/checksum.hpp"
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/errors.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/env/env.hpp"
 #include "lockstep/env/real.hpp"
 #include "lockstep/frame/hello.hpp"
@@ -224,8 +225,10 @@ auto basic_hard_state_file<Env>::open(Env& env, std::string directory, node_iden
   if (ec) throw std::system_error(ec, "cannot open " + result->path());
   result->read();
   // F2. What was read may be in the page cache only, left there by a write whose sync failed; so may the name.
-  ec = co_await result->write_slot(result->sequence_, result->state_);
-  if (!ec) ec = co_await env.sync_directory(directory, where);
+  if (!mutated(mutant::skip_hard_state_rewrite)) {
+    ec = co_await result->write_slot(result->sequence_, result->state_);
+  }
+  if (!ec && !mutated(mutant::skip_hard_state_directory_sync)) ec = co_await env.sync_directory(directory, where);
   if (ec) throw std::system_error(ec, "cannot sync " + result->path());
   co_return result;
 }
@@ -238,13 +241,18 @@ awaitable<void> basic_hard_state_file<Env>::create(Env& env, const std::vector<s
     throw corrupt("it is missing, and the directory has " + std::string(other) + " already");
   }
   // D2; also when the directory was there: whoever made it may have died before.
-  std::error_code ec = co_await env.sync_directory(log_files::parent(directory_), where_);
+  std::error_code ec;
+  if (!mutated(mutant::skip_hard_state_parent_sync)) {
+    ec = co_await env.sync_directory(log_files::parent(directory_), where_);
+  }
   const std::string temporary = path() + std::string(log_files::temporary_suffix);
   if (!ec) shared_->file = env.open(temporary, open_mode::truncate, ec);
+  const bool named_early = !ec && mutated(mutant::rename_hard_state_before_sync);
+  if (named_early) env.rename(temporary, path(), ec);
   for (std::uint64_t sequence = 0; sequence < hard_state_format::slots && !ec; ++sequence) {
     ec = co_await write_slot(sequence, hard_state());
   }
-  if (!ec) env.rename(temporary, path(), ec);  // open() syncs the directory
+  if (!ec && !named_early) env.rename(temporary, path(), ec);  // open() syncs the directory
   if (ec) throw std::system_error(ec, "cannot create " + path());
 }
 
@@ -261,7 +269,7 @@ void basic_hard_state_file<Env>::read() {
     if (ec) break;
     auto found = hard_state_format::slot::decode(shared_->page, number);
     if (!found) throw corrupt("slot " + std::to_string(number) + " is damaged, or of another version");
-    if (!newest || newest->sequence < found->sequence) newest = std::move(found);
+    if (!newest || (newest->sequence < found->sequence && !mutated(mutant::take_first_slot))) newest = std::move(found);
   }
   if (ec) throw std::system_error(ec, "cannot read " + path());
   check_identity(newest->identity);
@@ -271,7 +279,7 @@ void basic_hard_state_file<Env>::read() {
 
 template <environment Env>
 void basic_hard_state_file<Env>::check_identity(const node_identity& found) const {
-  if (found == identity_) return;
+  if (found == identity_ || mutated(mutant::skip_identity_check)) return;
   const auto named = [](const node_identity& of) {
     return "node " + std::to_string(of.node) + " of cluster " + of.cluster;
   };
@@ -286,6 +294,11 @@ awaitable<std::error_code> basic_hard_state_file<Env>::write_slot(std::uint64_t 
   const bytes_view page(shared_->page);
   const std::span<const bytes_view> gather(&page, 1);
   const std::uint64_t offset = sequence % hard_state_format::slots * hard_state_format::slot_bytes;
+  if (mutated(mutant::write_hard_state_unsynced)) {
+    std::error_code ec;
+    shared_->file.pwrite(offset, gather, ec);
+    co_return ec;
+  }
   co_return co_await shared_->file.pwrite_datasync(offset, gather, where_);
 }
 

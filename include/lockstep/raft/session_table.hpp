@@ -14,12 +14,14 @@
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/fields.hpp"
 #include "lockstep/core/ids.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/raft/session_command.hpp"
 
 #include <algorithm>
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
@@ -86,8 +88,9 @@ class session_table {
 inline void session_table::advance(index_t index, std::uint64_t time_ns) {
   assert(by_use_.empty() || index > by_use_.rbegin()->first);
   index_ = index;
-  time_ns_ = std::max(time_ns_, time_ns);
-  while (!by_use_.empty() && time_ns_ - sessions_.at(by_use_.begin()->second).used_ns > limits_.expiry_ns) {
+  if (time_ns > time_ns_ || mutated(mutant::time_goes_back)) time_ns_ = time_ns;
+  while (!by_use_.empty() && time_ns_ - sessions_.at(by_use_.begin()->second).used_ns > limits_.expiry_ns &&
+         !mutated(mutant::never_expire)) {
     forget_oldest();
   }
 }
@@ -105,12 +108,18 @@ inline session_id session_table::open(const session_limits& limits) {
 inline std::optional<session_table::known_answer> session_table::answer_to(const session_command& command) {
   const session* const client = use(command.session, command.acknowledged);
   if (!client) return known_answer{session_status::unknown_session, {}};
-  if (command.sequence <= client->acknowledged) return known_answer{session_status::forgotten, {}};
+  if (command.sequence <= client->acknowledged) {
+    if (mutated(mutant::apply_acknowledged)) return std::nullopt;
+    return known_answer{session_status::forgotten, {}};
+  }
   if (const auto found = client->responses.find(command.sequence); found != client->responses.end()) {
+    if (mutated(found->second ? mutant::apply_repeat : mutant::apply_unkept_repeat)) return std::nullopt;
     if (!found->second) return known_answer{session_status::forgotten, {}};
     return known_answer{session_status::done, *found->second};
   }
-  if (command.sequence - client->acknowledged > limits_.window) return known_answer{session_status::outside_window, {}};
+  if (command.sequence - client->acknowledged > limits_.window && !mutated(mutant::ignore_window)) {
+    return known_answer{session_status::outside_window, {}};
+  }
   return std::nullopt;
 }
 
@@ -133,22 +142,32 @@ inline session_status session_table::close(const close_session& closed) {
 }
 
 inline session_table::session* session_table::use(session_id id, std::uint64_t acknowledged) {
-  const auto found = sessions_.find(id);
-  if (found == sessions_.end()) return nullptr;
+  auto found = sessions_.find(id);
+  if (found == sessions_.end()) {
+    if (!mutated(mutant::reopen_unknown)) return nullptr;
+    found = sessions_.try_emplace(id).first;
+    found->second.used = index_;
+    by_use_.emplace(index_, id);
+  }
   session& client = found->second;
   auto place = by_use_.extract(client.used);
   place.key() = index_;
   by_use_.insert(by_use_.end(), std::move(place));
   client.used = index_;
-  client.used_ns = time_ns_;
-  client.acknowledged = std::max(client.acknowledged, acknowledged);
-  client.responses.erase(client.responses.begin(), client.responses.upper_bound(client.acknowledged));
+  if (!mutated(mutant::use_keeps_time)) client.used_ns = time_ns_;
+  if (acknowledged > client.acknowledged || mutated(mutant::acknowledgement_goes_back)) {
+    client.acknowledged = acknowledged;
+  }
+  auto end = client.responses.upper_bound(client.acknowledged);
+  if (end != client.responses.end() && mutated(mutant::forget_one_too_many)) ++end;
+  client.responses.erase(client.responses.begin(), end);
   return &client;
 }
 
 inline void session_table::forget_oldest() {
-  sessions_.erase(by_use_.begin()->second);
-  by_use_.erase(by_use_.begin());
+  const auto oldest = by_use_.size() > 1 && mutated(mutant::forget_newest) ? std::prev(by_use_.end()) : by_use_.begin();
+  sessions_.erase(oldest->second);
+  by_use_.erase(oldest);
 }
 
 namespace detail {

@@ -16,12 +16,14 @@
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/endian.hpp"
 #include "lockstep/core/errors.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/raft/session_command.hpp"
 #include "lockstep/raft/session_table.hpp"
 #include "lockstep/raft/state_machine.hpp"
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -61,6 +63,10 @@ class sessions {
     append_status(result, table_.close(closed));
   }
 
+  static std::uint64_t log_time(const entry& next) noexcept {
+    if (!mutated(mutant::expire_by_local_clock)) return next.time_ns;
+    return static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+  }
   static void append_status(byte_buffer& result, session_status status) {
     store_le(result.extend(1), static_cast<std::uint8_t>(status));
   }
@@ -74,8 +80,8 @@ class sessions {
 template <state_machine Machine>
 void sessions<Machine>::apply(const entry& next, byte_buffer& result) {
   const auto request = decode_session_request(next.payload);
+  if (request || mutated(mutant::malformed_advances_time)) table_.advance(next.at.index, log_time(next));
   if (!request) return append_status(result, session_status::malformed);
-  table_.advance(next.at.index, next.time_ns);
   std::visit([&](const auto& each) { apply_request(next, each, result); }, *request);
 }
 
@@ -130,6 +136,7 @@ awaitable<void> sessions<Machine>::snapshot(snapshot_sink& to) {
   table_.encode(bytes);
   store_le(bytes.data(), std::uint64_t{bytes.size() - sizeof(std::uint64_t)});
   detail::sink_after rest(bytes.view(), to);
+  if (mutated(mutant::write_table_before_view)) co_await rest.write_first();
   co_await machine_.snapshot(rest);
   co_await rest.write_first();
 }
@@ -151,7 +158,7 @@ awaitable<void> sessions<Machine>::restore(snapshot_source& from) {
   std::optional<session_table> table = session_table::decode(bytes.view());
   if (!table) throw std::system_error(errc::malformed);
   co_await machine_.restore(from);
-  table_ = std::move(*table);
+  if (!mutated(mutant::drop_table_at_restore)) table_ = std::move(*table);
 }
 
 }  // namespace lockstep::raft

@@ -35,6 +35,7 @@
 
 #include "lockstep/core/bytes.hpp"
 #include "lockstep/core/errors.hpp"
+#include "lockstep/core/mutant.hpp"
 #include "lockstep/env/env.hpp"
 #include "lockstep/env/real.hpp"
 #include "lockstep/log/directory.hpp"

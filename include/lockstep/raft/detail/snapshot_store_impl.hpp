@@ -39,7 +39,7 @@ bool basic_snapshot_store<Env>::file_parts::load_block(std::uint64_t block) {
   skipped_ = snapshot_format::check_bytes;
   const auto previous = load_le<std::uint64_t>(buffer_.data());
   const bytes_view state = bytes().first(bytes().size() - snapshot_format::check_bytes);
-  return check() == snapshot_format::block_check(previous, state);
+  return check() == snapshot_format::block_check(previous, state) || mutated(mutant::skip_block_check);
 }
 
 template <environment Env>
@@ -101,7 +101,7 @@ void basic_snapshot_store<Env>::shared::remove_quietly(const std::string& name) 
 template <environment Env>
 awaitable<std::error_code> basic_snapshot_store<Env>::shared::sync(file_ptr of) {
   const std::error_code ec = co_await of->datasync(options.sync_where);
-  if (ec) failure = ec;
+  if (ec && !mutated(mutant::go_on_after_failed_snapshot_sync)) failure = ec;
   co_return ec;
 }
 
@@ -120,10 +120,11 @@ awaitable<void> basic_snapshot_store<Env>::shared::publish(file_ptr of, std::str
   // Once it has its name, it is seen through.
   const bool throws = co_await this_coro::throw_if_cancelled();
   co_await this_coro::throw_if_cancelled(false);
-  std::error_code ec = co_await sync(of);
+  std::error_code ec;
+  if (!mutated(mutant::publish_snapshot_before_sync)) ec = co_await sync(of);
   if (!ec && !env) ec = errc::closed;
   if (!ec) env->rename(from, path(index, suffix), ec);
-  if (!ec) ec = co_await sync_directory();
+  if (!ec && !mutated(mutant::skip_publish_directory_sync)) ec = co_await sync_directory();
   co_await this_coro::throw_if_cancelled(throws);
   if (ec) throw std::system_error(ec, "cannot make a snapshot of " + from);
   const auto behind =
@@ -312,7 +313,7 @@ void basic_snapshot_store<Env>::receiver::begin() {
     const std::uint64_t size = opened->size(ec);
     if (ec) throw std::system_error(ec, "cannot read " + path_);
     const auto trailer = size == id_.bytes ? parts_->load_trailer(size) : std::nullopt;
-    if (!trailer || trailer->checksum != id_.checksum) {
+    if (!trailer || (trailer->checksum != id_.checksum && !mutated(mutant::resume_another_snapshot))) {
       opened->truncate(0, ec);
       if (!ec) opened->allocate(0, id_.bytes, ec);
       if (ec == std::errc::not_supported) ec.clear();  // P3
@@ -334,7 +335,7 @@ awaitable<void> basic_snapshot_store<Env>::receiver::resume() {
     try {
       const std::uint64_t begin = verified_;
       if (begin == trailer_begin() || verify_next(trailer_begin()) != file_parts::verdict::good) break;
-      put(begin, parts_->bytes());
+      if (!mutated(mutant::resume_without_rewrite)) put(begin, parts_->bytes());
     } catch (...) {
       give_up();
       throw;
@@ -481,9 +482,13 @@ auto basic_snapshot_store<Env>::open(Env& env, std::string directory, snapshot_o
     if (ec) throw std::system_error(ec, "cannot remove " + log_files::join(directory, name));
   }
   // D2; also when the directory was there: whoever made it may have died before.
-  if (entries.empty()) ec = co_await env.sync_directory(log_files::parent(directory), options.sync_where);
+  if (entries.empty() && !mutated(mutant::skip_snapshots_parent_sync)) {
+    ec = co_await env.sync_directory(log_files::parent(directory), options.sync_where);
+  }
   // F2. A name may be in the cache only.
-  if (!ec) ec = co_await env.sync_directory(directory, options.sync_where);
+  if (!ec && !mutated(mutant::trust_snapshot_names_at_open)) {
+    ec = co_await env.sync_directory(directory, options.sync_where);
+  }
   if (ec) throw std::system_error(ec, "cannot sync " + directory);
   co_return store;
 }
