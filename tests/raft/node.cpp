@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,36 +49,49 @@ struct adder {
 };
 static_assert(state_machine<adder>);
 
+using node_type = basic_node<sim::env, adder>;
+using channel_type = basic_channel<sim::env>;
+
 struct group {
   std::size_t size;
+  std::size_t founders;  // the first ones; whoever else is there may become a member
+  node_id witness = 0;
   std::vector<std::shared_ptr<adder>> machines;
-  std::vector<basic_node<sim::env, adder>*> nodes;
+  std::vector<node_type*> nodes;
+  using task = std::function<awaitable<void>(sim::env&, node_type&)>;
+  std::vector<std::deque<task>> tasks;
   std::vector<std::string> acknowledged;
   std::uint64_t proposed = 0;
   std::size_t command_bytes = 0;  // at least
+  bool proposes = true;
   node_options like;
   sim::world world;  // last: its end needs the rest
 
   explicit group(std::uint64_t seed, node_options options = node_options(), std::size_t of = 3)
-      : size(of), machines(of), nodes(of), like(std::move(options)), world(seed) {
+      : size(of), founders(of), machines(of), nodes(of), tasks(of), like(std::move(options)), world(seed) {
     for (std::size_t i = 0; i < size; ++i) {
       sim::node& made = world.add_node("n" + std::to_string(i + 1));
       made.start([this, i](sim::env& on) { return live(on, i); });
     }
   }
 
-  awaitable<void> live(sim::env& on, std::size_t i) {
-    machines[i] = std::make_shared<adder>();
+  [[nodiscard]] node_options options_of(std::size_t i) const {
     node_options options = like;
     options.core.id = i + 1;
     options.cluster = "test";
     options.directory = "/data";
-    for (std::size_t other = 1; other <= size; ++other) {
+    options.witness = options.core.id == witness;
+    for (std::size_t other = 1; other <= founders && i < founders; ++other) {
       options.members[other] = "n" + std::to_string(other) + ":7000";
     }
-    const auto node = co_await basic_node<sim::env, adder>::open(on, options, *machines[i]);
+    return options;
+  }
+
+  awaitable<void> live(sim::env& on, std::size_t i) {
+    machines[i] = std::make_shared<adder>();
+    const auto node = co_await node_type::open(on, options_of(i), *machines[i]);
     struct shown {
-      basic_node<sim::env, adder>*& place;
+      node_type*& place;
       ~shown() { place = nullptr; }
     } const seen{nodes[i]};
     nodes[i] = node.get();
@@ -85,17 +100,68 @@ struct group {
     serving.channel = node->hello();
     basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
     if (ec) throw std::system_error(ec);
-    server.on(raft_purpose, [&](basic_channel<sim::env>& from) { return node->serve(from); });
+    server.on(raft_purpose, [&](channel_type& from) { return node->serve(from); });
     task_group running(on.get_executor());
     running.spawn(server.run());
     running.spawn(node->run());
     running.spawn(propose_now_and_then(on, *node));
-    co_await running.join();
+    running.spawn(do_tasks(on, *node, i));
+    std::exception_ptr failure;
+    try {
+      co_await running.join();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    try {
+      co_await node->close();
+    } catch (const std::system_error&) {
+      // What made the node end says why.
+    }
+    if (failure) std::rethrow_exception(failure);
   }
 
-  awaitable<void> propose_now_and_then(sim::env& on, basic_node<sim::env, adder>& node) {
+  awaitable<void> do_tasks(sim::env& on, node_type& node, std::size_t i) {
     sim::env::timer timer(on);
     for (;;) {
+      timer.expires_after(1ms);
+      (void)co_await timer.wait();
+      if (tasks[i].empty()) continue;
+      const task next = std::move(tasks[i].front());
+      tasks[i].pop_front();
+      co_await next(on, node);
+    }
+  }
+  /// Runs `what` on node i + 1, to its end.
+  void run_on(std::size_t i, task what) {
+    bool done = false;
+    const auto noted = [&done, what = std::move(what)](sim::env& on, node_type& node) -> awaitable<void> {
+      co_await what(on, node);
+      done = true;
+    };
+    tasks[i].push_back(noted);
+    ASSERT_TRUE(world.run_until([&] { return done; }, 300s));
+  }
+  /// Which one leads, when one does soon.
+  std::size_t leader(duration within = 300s) {
+    std::size_t found = size;
+    (void)world.run_until(
+        [&] {
+          for (std::size_t i = 0; i < size; ++i) {
+            if (nodes[i] && nodes[i]->core().role() == role::leader) found = i;
+          }
+          return found != size;
+        },
+        within);
+    return found;
+  }
+  [[nodiscard]] bool goes_on(std::size_t more) {
+    const std::size_t before = acknowledged.size();
+    return world.run_until([&] { return acknowledged.size() >= before + more; }, 300s);
+  }
+
+  awaitable<void> propose_now_and_then(sim::env& on, node_type& node) {
+    sim::env::timer timer(on);
+    for (; proposes;) {
       timer.expires_after(std::chrono::milliseconds(1 + on.random() % 50));
       (void)co_await timer.wait();
       if (node.core().role() != role::leader) continue;
@@ -213,6 +279,401 @@ TEST(raft_node, snapshots_crashes_and_power_losses_lose_nothing_that_was_acknowl
     ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= before + 20; }, 30s));
     EXPECT_TRUE(of.agrees());
   }
+}
+
+// Each of these was a mistake once, or could be one.
+
+TEST(raft_node, a_witness_applies_nothing_and_answers_no_reads) {
+  group of(3, node_options(), 4);
+  of.founders = 3;
+  of.witness = 4;
+  ASSERT_TRUE(of.goes_on(20));
+  std::error_code changed, read;
+  of.run_on(of.leader(), [&](sim::env&, node_type& node) -> awaitable<void> {
+    change_list add;
+    add.changes.push_back({change_type::add_witness, 4, "n4:7000"});
+    change_error why{};
+    changed = co_await node.change_members(add, 5s, why);
+  });
+  ASSERT_FALSE(changed) << changed.message();
+  ASSERT_TRUE(of.goes_on(20));
+  const index_t last = of.nodes[of.leader()]->core().commit();
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[3]->applied() >= last; }, 30s));
+  EXPECT_TRUE(of.machines[3]->applied.empty());
+  of.run_on(3, [&](sim::env&, node_type& node) -> awaitable<void> { read = co_await node.read_barrier(5s); });
+  EXPECT_EQ(read, errc::wrong_node);
+}
+
+TEST(raft_node, a_leader_that_removes_itself_says_so_and_hands_over_at_once) {
+  group of(4);
+  ASSERT_TRUE(of.goes_on(20));
+  const std::size_t old = of.leader();
+  std::error_code changed;
+  of.run_on(old, [&](sim::env&, node_type& node) -> awaitable<void> {
+    change_list list;
+    list.changes.push_back({change_type::remove, old + 1, ""});
+    change_error why{};
+    changed = co_await node.change_members(list, 5s, why);
+  });
+  EXPECT_FALSE(changed) << changed.message();
+  const auto another_leads = [&] {
+    for (std::size_t i = 0; i < of.size; ++i) {
+      if (i != old && of.nodes[i]->core().role() == role::leader) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(of.world.run_until(another_leads, of.like.core.election_timeout / 2));
+}
+
+TEST(raft_node, a_proposal_ends_at_its_deadline_also_when_nothing_else_happens) {
+  node_options slow;
+  slow.core.election_timeout = 100s;
+  slow.core.heartbeat_interval = 10s;
+  slow.core.disk_stall_timeout = 1000s;
+  group of(5, slow);
+  of.proposes = false;
+  const std::size_t leader = of.leader();
+  ASSERT_NE(leader, of.size);
+  for (std::size_t i = 0; i < of.size; ++i) {
+    if (i != leader) of.world.nodes()[i]->crash();
+  }
+  outcome done;
+  duration took{};
+  of.run_on(leader, [&](sim::env& on, node_type& node) -> awaitable<void> {
+    const time_point begun = on.now();
+    done = co_await node.propose(as_bytes("1"), 500ms);
+    took = on.now() - begun;
+  });
+  EXPECT_EQ(done.error, errc::timed_out);
+  EXPECT_LT(took, 600ms);
+}
+
+TEST(raft_node, a_directory_belongs_to_one_node_at_a_time) {
+  group of(6);
+  ASSERT_TRUE(of.goes_on(1));
+  std::string refused;
+  of.run_on(0, [&](sim::env& on, node_type&) -> awaitable<void> {
+    adder other;
+    try {
+      (void)co_await node_type::open(on, of.options_of(0), other);
+    } catch (const std::system_error& error) {
+      if (error.code() == errc::log_locked) refused = error.what();
+    }
+  });
+  EXPECT_NE(refused.find("node directory /data is locked by pid"), std::string::npos) << refused;
+}
+
+TEST(raft_node, a_second_process_with_the_id_of_a_member_is_refused_and_told_why) {
+  group of(7, node_options(), 4);
+  of.founders = 3;
+  of.world.nodes()[3]->crash();
+  std::string trouble;
+  of.world.nodes()[3]->start([&](sim::env& on) -> awaitable<void> {
+    adder machine;
+    const auto node = co_await node_type::open(on, of.options_of(1), machine);
+    task_group running(on.get_executor());
+    running.spawn(node->run());
+    sim::env::timer timer(on);
+    for (;;) {
+      timer.expires_after(10ms);
+      (void)co_await timer.wait();
+      for (const member_status& each : node->status().members) {
+        if (each.id == 1) trouble = each.trouble;
+      }
+    }
+  });
+  const auto is_told = [&] { return trouble.find("another process is connected as node 2") != std::string::npos; };
+  EXPECT_TRUE(of.world.run_until(is_told, 30s)) << trouble;
+  EXPECT_TRUE(of.goes_on(20));
+  EXPECT_TRUE(of.nodes[0]->connected(2));
+}
+
+TEST(raft_node, says_how_it_and_the_others_are) {
+  group of(8);
+  ASSERT_TRUE(of.goes_on(20));
+  const std::size_t leader = of.leader();
+  const std::size_t follower = (leader + 1) % 3;
+  of.proposes = false;
+  of.world.run_for(5s);
+  const node_status led = of.nodes[leader]->status();
+  EXPECT_EQ(led.core.leader, leader + 1);
+  EXPECT_EQ(led.core.quorum, 2u);
+  EXPECT_EQ(led.applied, led.core.commit);
+  EXPECT_FALSE(led.leader_silent_for);
+  EXPECT_NE(led.core.last_change.find("did not hear from a leader"), std::string::npos) << led.core.last_change;
+  ASSERT_EQ(led.members.size(), 2u);
+  for (const member_status& each : led.members) {
+    EXPECT_TRUE(each.votes);
+    EXPECT_TRUE(each.connected);
+    EXPECT_EQ(each.address, "n" + std::to_string(each.id) + ":7000");
+    EXPECT_EQ(each.lag, 0u);
+    ASSERT_TRUE(each.silent_for);
+    EXPECT_LT(*each.silent_for, 1s);
+  }
+  of.world.nodes()[leader]->crash();
+  of.world.run_for(500ms);
+  const node_status followed = of.nodes[follower]->status();
+  ASSERT_TRUE(followed.leader_silent_for);
+  EXPECT_GE(*followed.leader_silent_for, 400ms);
+}
+
+TEST(raft_node, a_full_disk_puts_a_snapshot_off_and_no_more) {
+  group of(9, with_small_snapshots());
+  for (const auto& each : of.world.nodes()) {
+    sim::fault full;
+    full.kinds = {sim::op_kind::pwrite};
+    full.path_contains = "/snapshots/";
+    full.error = sim::disk_error(ENOSPC);
+    each->storage.inject(full);
+  }
+  ASSERT_TRUE(of.goes_on(500));
+  for (const auto& each : of.world.nodes()) EXPECT_TRUE(each->running()) << each->failure_text();
+  for (const node_type* const each : of.nodes) EXPECT_NE(each->status().snapshot, 0u);
+}
+
+TEST(raft_node, ends_when_its_snapshots_cannot_be_stored_any_more) {
+  group of(10, with_small_snapshots());
+  ASSERT_TRUE(of.goes_on(20));
+  const std::size_t away = (of.leader() + 1) % 3;
+  sim::node& target = *of.world.nodes()[away];
+  target.crash();
+  ASSERT_TRUE(of.goes_on(500));
+  sim::fault failing;
+  failing.kinds = {sim::op_kind::datasync};
+  failing.path_contains = ".part";
+  target.storage.inject(failing);
+  target.start();
+  ASSERT_TRUE(of.world.run_until([&] { return !target.running(); }, 60s)) << "it goes on without getting a snapshot";
+  target.start();
+  const std::size_t due = of.acknowledged.size();
+  EXPECT_TRUE(of.world.run_until([&] { return of.machines[away]->applied.size() >= due; }, 60s));
+  EXPECT_TRUE(of.agrees());
+}
+
+TEST(raft_node, after_damage_it_gets_everything_from_the_others_before_it_votes) {
+  group of(11, with_small_snapshots());
+  ASSERT_TRUE(of.goes_on(300));
+  const std::size_t victim = (of.leader() + 1) % 3;
+  sim::node& target = *of.world.nodes()[victim];
+  const index_t acknowledged = of.nodes[victim]->log().acked().index;
+  target.crash();
+  for (const std::string& path : target.storage.files()) {
+    if (!path.ends_with(".seg")) continue;
+    const std::vector<std::byte> bytes = *target.storage.bytes(path);
+    target.storage.replace(path, bytes_view(bytes).first(bytes.size() / 4));
+  }
+  target.start();
+  ASSERT_TRUE(of.world.run_until([&] { return !target.running(); }, 10s));
+  EXPECT_NE(target.failure_text().find("corrupt"), std::string::npos) << target.failure_text();
+  // Nobody else is there: it must neither vote nor lead.
+  const std::size_t other = 3 - victim - of.leader();
+  of.world.nodes()[of.leader()]->crash();
+  target.start();
+  of.world.run_for(20s);
+  ASSERT_TRUE(target.running()) << target.failure_text();
+  EXPECT_GE(of.nodes[victim]->status().refill, acknowledged);
+  EXPECT_NE(of.nodes[other]->core().role(), role::leader);
+  for (const auto& each : of.world.nodes()) {
+    if (!each->running()) each->start();
+  }
+  ASSERT_TRUE(of.goes_on(20));
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[victim]->status().refill == 0; }, 60s));
+  ASSERT_TRUE(of.goes_on(20));
+  EXPECT_TRUE(of.agrees());
+}
+
+// --- a node and somebody who speaks as a member ---
+
+channel_options as_member(node_id id) {
+  channel_options options;
+  options.cluster = "test";
+  options.node = id;
+  options.features = 12345;
+  options.purpose = raft_purpose;
+  options.keepalive = 100ms;
+  return options;
+}
+
+awaitable<void> accept_members(sim::env& on, node_id id, std::function<awaitable<void>(channel_type&)> session) {
+  std::error_code ec;
+  lockstep::server_options serving;
+  serving.channel = as_member(id);
+  serving.channel.purpose.clear();
+  basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
+  server.on(raft_purpose, [&session](channel_type& from) { return session(from); });
+  co_await server.run();
+}
+
+awaitable<void> hear_all(channel_type& from) {
+  for (;;) (void)co_await from.receive();
+}
+
+awaitable<void> connect_to(sim::env& on, node_id id, std::size_t to, std::optional<channel_type>& made) {
+  const address where("n" + std::to_string(to), 7000);
+  auto stream = co_await on.connect(where, 1s);
+  made.emplace(on, std::move(stream), as_member(id));
+  (void)co_await made->handshake();
+}
+
+message from_leader(message_type type) {
+  message made;
+  made.type = type;
+  made.from = 1;
+  made.to = 2;
+  made.term = 1;
+  return made;
+}
+
+// Or it would trust that leader for ever.
+TEST(raft_node, a_quiet_leader_is_trusted_only_while_its_end_would_be_noticed) {
+  for (const bool can_be_reached : {false, true}) {
+    SCOPED_TRACE(can_be_reached);
+    group of(12, node_options(), 2);
+    of.world.nodes()[0]->crash();
+    of.world.nodes()[0]->start([&](sim::env& on) -> awaitable<void> {
+      task_group running(on.get_executor());
+      if (can_be_reached) running.spawn(accept_members(on, 1, hear_all));
+      sim::env::timer timer(on);
+      timer.expires_after(300ms);
+      (void)co_await timer.wait();
+      std::optional<channel_type> to;
+      co_await connect_to(on, 1, 2, to);
+      message quiet = from_leader(message_type::heartbeat);
+      quiet.commit = 1;
+      quiet.round = 1;
+      quiet.quiet = true;
+      const encoded_words words = encode_message(quiet);
+      co_await to->send(static_cast<std::uint8_t>(quiet.type), 0, words.view());
+      co_await hear_all(*to);
+    });
+    ASSERT_TRUE(of.world.run_until([&] { return of.nodes[1] && of.nodes[1]->core().leader() == 1; }, 10s));
+    EXPECT_EQ(of.nodes[1]->core().status().quiet, can_be_reached);
+  }
+}
+
+struct sent_snapshots {
+  std::uint64_t first = 0;  // checksum
+  bool sends_next = false;
+};
+
+// Takes the first snapshot without a word, and comes back with that word when the next one is offered.
+awaitable<void> follow_late(sim::env& on, channel_type& leader, sent_snapshots& seen) {
+  for (;;) {
+    const frame_view frame = co_await leader.receive();
+    if (frame.kind == static_cast<std::uint8_t>(snapshot_frame::chunk)) seen.sends_next = true;
+    message answer;
+    answer.type = message_type::append_response;
+    answer.from = 2;
+    answer.to = 1;
+    if (const auto offer = decode_snapshot_offer(frame)) {
+      answer.term = offer->announced.term;
+      if (seen.first == 0) {
+        seen.first = offer->checksum;
+        answer.index = offer->announced.at.index;
+        const encoded_words words = encode_message(answer);
+        co_await leader.send(static_cast<std::uint8_t>(answer.type), 0, words.view());
+        sim::env::timer timer(on);
+        timer.expires_after(20s);
+        (void)co_await timer.wait();
+        co_return;
+      }
+      snapshot_done late;
+      late.checksum = seen.first;
+      const encoded_words done = late.encode();
+      co_await leader.send(static_cast<std::uint8_t>(snapshot_frame::done), 0, done.view());
+      snapshot_accepted wanted;
+      wanted.checksum = offer->checksum;
+      const encoded_words accepted = wanted.encode();
+      co_await leader.send(static_cast<std::uint8_t>(snapshot_frame::accepted), 0, accepted.view());
+    } else if (const auto heard = decode_message(frame); heard && heard->type == message_type::append) {
+      answer.term = heard->term;
+      answer.rejected = true;
+      answer.index = heard->at.index;
+      const encoded_words words = encode_message(answer);
+      co_await leader.send(static_cast<std::uint8_t>(answer.type), 0, words.view());
+    }
+  }
+}
+
+// Or that one is never sent, and nothing else either.
+TEST(raft_node, a_late_answer_about_one_snapshot_is_not_taken_for_the_next) {
+  group of(13, with_small_snapshots(), 1);
+  ASSERT_TRUE(of.goes_on(300));
+  sent_snapshots seen;
+  of.world.add_node("n2").start([&](sim::env& on) -> awaitable<void> {
+    co_await accept_members(on, 2, [&](channel_type& leader) { return follow_late(on, leader, seen); });
+  });
+  of.run_on(0, [&](sim::env&, node_type& node) -> awaitable<void> {
+    change_list add;
+    add.changes.push_back({change_type::add_learner, 2, "n2:7000"});
+    change_error why{};
+    (void)co_await node.change_members(add, 5s, why);
+  });
+  EXPECT_TRUE(of.world.run_until([&] { return seen.sends_next; }, 120s));
+}
+
+awaitable<std::uint64_t> offer_and_hear_from_where(channel_type& to, const snapshot_info& info) {
+  snapshot_offer offer;
+  offer.announced = from_leader(message_type::snapshot_offer);
+  offer.announced.at = info.id.at;
+  offer.config = info.config;
+  offer.bytes = info.id.bytes;
+  offer.checksum = info.id.checksum;
+  byte_buffer bytes;
+  encode_snapshot_offer(bytes, offer);
+  co_await to.send(static_cast<std::uint8_t>(message_type::snapshot_offer), 0, bytes.view());
+  for (;;) {
+    const frame_view frame = co_await to.receive();
+    if (const auto accepted = snapshot_accepted::decode(frame)) co_return accepted->offset;
+  }
+}
+
+awaitable<std::uint64_t> send_chunk(channel_type& to, basic_snapshot_store<sim::env>::reader& from,
+                                    std::uint64_t offset) {
+  snapshot_chunk chunk;
+  chunk.checksum = from.info().id.checksum;
+  chunk.offset = offset;
+  const bytes_view part = from.chunk(offset);
+  const encoded_words words = chunk.encode();
+  const std::array<bytes_view, 2> parts{words.view(), part};
+  co_await to.send(static_cast<std::uint8_t>(snapshot_frame::chunk), 0, parts, snapshot_chunk::frame_flags);
+  co_return offset + part.size();
+}
+
+TEST(raft_node, what_came_of_a_snapshot_over_one_connection_counts_for_the_next) {
+  group of(14, node_options(), 2);
+  of.world.nodes()[0]->crash();
+  std::uint64_t sent = 0, wanted_again = 0;
+  of.world.nodes()[0]->start([&](sim::env& on) -> awaitable<void> {
+    const auto store = co_await basic_snapshot_store<sim::env>::open(on, "/made");
+    configuration config;
+    config.voters.incoming = majority{1, 2};
+    const position at{1, 40, 4711};
+    {
+      const auto writer = store->begin(at, config);
+      co_await writer->write(as_bytes("one\ntwo\n"));
+      (void)co_await writer->finish();
+    }
+    const auto reader = store->read(40);
+    std::optional<channel_type> first, second;
+    co_await connect_to(on, 1, 2, first);
+    co_await connect_to(on, 1, 2, second);
+    (void)co_await offer_and_hear_from_where(*first, reader->info());
+    // Both are open, and the same snapshot is offered over both.
+    (void)co_await offer_and_hear_from_where(*second, reader->info());
+    sent = co_await send_chunk(*first, *reader, 0);
+    co_await first->close();
+    for (wanted_again = 0; wanted_again == 0;) {
+      wanted_again = co_await offer_and_hear_from_where(*second, reader->info());
+    }
+    for (std::uint64_t offset = wanted_again; offset < reader->info().id.bytes;) {
+      offset = co_await send_chunk(*second, *reader, offset);
+    }
+    co_await hear_all(*second);
+  });
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[1] && of.nodes[1]->applied() == 40; }, 30s));
+  EXPECT_EQ(wanted_again, sent);
+  EXPECT_EQ(of.machines[1]->applied, (std::vector<std::string>{"one", "two"}));
 }
 
 }  // namespace

@@ -48,6 +48,7 @@ struct known {
   duration slow = 100ms;               // between the questions of a client, at most
   std::size_t members = 3;             // at first
   std::size_t nodes = 3;               // those, and others that may become members
+  node_id damaged = 0;                 // whose disk has lost what was on it; the group has other copies
   node_id witness = 0;                 // the only one that may become a witness
   bool changes = false;                // of the members, and transfers, for now
   std::vector<member*> live;           // by id - 1; null: down
@@ -83,15 +84,16 @@ struct known {
 
   // What is acknowledged is durable on a quorum: of the members when it was committed, and so of those in force now, or
   // of those that count already.
-  void acknowledged(const position& at, const configuration& in_force, const configuration& counting) {
+  void acknowledged(const position& at, const configuration& committed, const configuration& counting) {
     const auto holds = [&](node_id id) -> std::optional<bool> {
       auto& oracle = *oracles[id - 1];
+      if (id == damaged) return true;
       if (id != witness) return !oracle.must_hold(at);
       const std::optional<position> last = oracle.last_durable();  // its records are its own
       return last && last->index >= at.index;
     };
     const bool enough =
-        in_force.voters.vote(holds) == vote_result::won || counting.voters.vote(holds) == vote_result::won;
+        committed.voters.vote(holds) == vote_result::won || counting.voters.vote(holds) == vote_result::won;
     sim::simulation::require(
         enough, "record " + std::to_string(at.index) + " was acknowledged, and is not durable on a quorum");
   }
@@ -279,14 +281,15 @@ awaitable<void> live(sim::env& on, known& in, node_id id) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// Disks fail and fill up; but nobody's disk is damaged, and nobody breaks Raft's rules.
-void may_end(sim::node& ended) {
+// Disks fail and fill up; but only one is damaged, and nobody breaks Raft's rules.
+void may_end(const known& in, sim::node& ended) {
   if (!ended.failure()) return;
   try {
     std::rethrow_exception(ended.failure());
   } catch (const std::system_error& error) {
     const bool is_ours = error.code().category() == lockstep_category();
-    const bool forgiven = !is_ours || error.code() == errc::log_failed || error.code() == errc::closed;
+    const bool forgiven = !is_ours || error.code() == errc::log_failed || error.code() == errc::closed ||
+                          (error.code() == errc::corrupt && ended.index + 1 == in.damaged);
     sim::simulation::require(forgiven, ended.name + " has ended: " + error.what());
   }
 }
@@ -482,6 +485,26 @@ awaitable<void> administer(sim::env& on, known& in) {
 
 // --- The scenario -----------------------------------------------------------------------------------------------
 
+// One file of a process that has just died, so that the log's watermark tells of all that it has acknowledged: what no
+// log could know to be missing, this one does not promise to miss.
+void damage(known& in, node_id id, sim::random_stream random) {
+  sim::node& target = *in.run.in().nodes()[id - 1];
+  std::vector<std::string> files = target.storage.files();
+  std::erase_if(files, [&](const std::string& path) {
+    return target.storage.bytes(path)->empty() || !(path.ends_with(".seg") || path.ends_with(".snap"));
+  });
+  if (!target.running() || files.empty()) return;
+  target.crash();
+  in.damaged = id;
+  const std::string path = files[random.below(files.size())];
+  const std::vector<std::byte> bytes = *target.storage.bytes(path);
+  if (random.chance(0.3))
+    target.storage.replace(path, bytes_view(bytes).first(random.below(bytes.size())));
+  else
+    (void)target.storage.rot(path, random);
+  target.start();
+}
+
 void served_again(known& in, const std::string& when) {
   const std::vector<std::uint64_t> before = in.answers;
   const auto all_served = [&] {
@@ -517,9 +540,10 @@ void all_catch_up(known& in) {
 std::vector<sim::node*> draw_survivors(known& in, sim::random_stream& random) {
   in.look();
   std::set<node_id> failed;
+  if (in.damaged != 0) failed.insert(in.damaged);  // it may not vote yet
   const auto survives = [&](node_id id) -> std::optional<bool> { return !failed.contains(id); };
   for (node_id id = 1; id <= in.nodes; ++id) {
-    if (!random.chance(0.5)) continue;
+    if (!random.chance(0.5) || id == in.damaged) continue;
     failed.insert(id);
     const auto goes_on = [&](const placed_configuration& each) {
       const configuration& config = each.config;
@@ -568,7 +592,7 @@ void run(sim::simulation& of) {
   known& in = *in_owner;
   of.keep(in_owner);
   draw_options(in, of.random("group"));
-  of.on_end = may_end;
+  of.on_end = [&in](sim::node& ended) { may_end(in, ended); };
   in.live.resize(in.nodes);
   sim::random_stream random = of.random("clients");
   const std::size_t clients = 1 + random.below(4);
@@ -586,6 +610,11 @@ void run(sim::simulation& of) {
   of.add("operator", [&in](sim::env& on) { return administer(on, in); });
   in.keep_looking();
 
+  if (in.members >= 3 && in.witness == 0 && random.chance(0.3)) {
+    const node_id victim = 1 + random.below(in.members);
+    const auto when = std::chrono::milliseconds(5000 + random.below(35'000));
+    of.in().at(when, [&in, victim, dice = of.random("damage")] { damage(in, victim, dice); });
+  }
   sim::fault_plan_options faults;
   faults.lasts = 45s;
   of.chaos(faults);

@@ -113,6 +113,7 @@ struct node_status {
   index_t durable = 0;   ///< the last that is durable here
   index_t applied = 0;   ///< the last that the state machine has applied
   index_t snapshot = 0;  ///< what the newest snapshot stands for; 0: there is none
+  index_t refill = 0;    ///< not 0: this node does not vote until, after damage, it has the records up to here again
   std::optional<duration>
       leader_silent_for;               ///< since a leader was last heard; nothing: none was yet, or this one leads
   std::vector<member_status> members;  ///< all but this one
@@ -152,7 +153,9 @@ class basic_node {
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
   /// @param env, machine  outlive the node.
   /// @throws system_error: wrong_cluster, wrong_node (the directory is another node's), log_locked (the text names the
-  ///   holder's pid), corrupt, or what the file system said.
+  ///   holder's pid), corrupt, or what the file system said. After damage to the log or a snapshot the next open(),
+  ///   with a state machine that is new again, begins with nothing, and the group gives the node back what it had. That
+  ///   does not help when the only member's disk is damaged, or the hard state: then nothing is changed.
   static awaitable<std::unique_ptr<basic_node>> open(Env& env, node_options options, Machine& machine);
   basic_node(const basic_node&) = delete;
   basic_node& operator=(const basic_node&) = delete;
@@ -247,7 +250,13 @@ class basic_node {
   };
 
   basic_node(Env& env, node_options options, Machine& machine);
+  awaitable<void> open_files();
   void lock_directory();
+  [[nodiscard]] static bool is_damage(const std::exception_ptr& failure);
+  [[nodiscard]] std::string folder(std::string_view name) const;
+  void read_refill();
+  awaitable<void> begin_refill(index_t acknowledged);
+  [[nodiscard]] index_t last_index_on_disk() const;
 
   struct visit;
 
@@ -308,6 +317,8 @@ class basic_node {
   const std::uint64_t life_;  // this process's, as other members see it
   task_group group_;
   typename Env::file_lock lock_;  // of the directory
+  std::uint64_t generation_ = 0;  // of the folders in it
+  index_t refill_ = 0;            // up to here records may have been acknowledged that were lost by damage
   std::unique_ptr<basic_hard_state_file<Env>> hard_;
   std::unique_ptr<log_type> log_;
   log_view seen_log_;
@@ -349,4 +360,5 @@ using node = basic_node<real::env, Machine>;
 }  // namespace lockstep::raft
 
 #include "lockstep/raft/detail/node_impl.hpp"
+#include "lockstep/raft/detail/node_refill.hpp"
 #include "lockstep/raft/detail/node_snapshots.hpp"

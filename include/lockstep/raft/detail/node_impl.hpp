@@ -30,39 +30,60 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
     -> awaitable<std::unique_ptr<basic_node>> {
   std::unique_ptr<basic_node> made(new basic_node(env, std::move(options), machine));
   basic_node& node = *made;
-  const std::string& directory = node.options_.directory;
   node_identity identity;
   identity.cluster = node.options_.cluster;
   identity.node = node.options_.core.id;
   node.lock_directory();
-  node.hard_ = co_await basic_hard_state_file<Env>::open(env, directory, identity);
-  auto opened = co_await log_type::open(env, directory + "/log", node.options_.log);
-  if (!opened.log) throw std::system_error(errc::corrupt, opened.report.reason);
-  node.log_ = std::move(opened.log);
-  log_type& log = *node.log_;
-  node.store_ = co_await store_type::open(env, directory + "/snapshots", node.options_.snapshots);
-  const std::optional<snapshot_info> newest = node.store_->newest();
+  node.hard_ = co_await basic_hard_state_file<Env>::open(env, node.options_.directory, identity);
+  node.read_refill();
+  std::exception_ptr failure;
+  try {
+    co_await node.open_files();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (!failure) co_return made;
+  if (node.log_) {
+    try {
+      co_await node.log_->close();
+    } catch (const std::system_error&) {
+      // Why it cannot be opened says more.
+    }
+  }
+  // Not at once: the state machine may have taken a part of the state already.
+  if (is_damage(failure)) co_await node.begin_refill(node.last_index_on_disk());
+  std::rethrow_exception(failure);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::open_files() {
+  auto opened = co_await log_type::open(env_, folder("log"), options_.log);
+  if (!opened.log) throw std::system_error(errc::corrupt, folder("log") + ": " + opened.report.reason);
+  log_ = std::move(opened.log);
+  log_type& log = *log_;
+  store_ = co_await store_type::open(env_, folder("snapshots"), options_.snapshots);
+  const std::optional<snapshot_info> newest = store_->newest();
   stored_state stored;
-  stored.hard = node.hard_->state();
+  stored.hard = hard_->state();
   stored.configurations.emplace_back();
   if (newest) {
     const position& at = newest->id.at;
-    co_await node.restore(at.index);
+    co_await restore(at.index);
     // A crash came between a snapshot's installation and the log's. A witness may have the record with another chain.
     const std::optional<position> mine = log.position_at(at.index);
-    const bool has_it = mine && mine->epoch == at.epoch && (mine->chain == at.chain || node.options_.witness);
+    const bool has_it = mine && mine->epoch == at.epoch && (mine->chain == at.chain || options_.witness);
     if (!has_it && at.index > log.base().index) co_await log.reset(at);
     stored.commit = at.index;
     stored.configurations.assign(1, {at.index, newest->config});
   }
   if (log.base().index > stored.commit) {
-    throw std::system_error(errc::corrupt, "the log in " + directory + " begins behind every snapshot");
+    throw std::system_error(errc::corrupt, log.directory() + " begins behind every snapshot");
   }
 
-  if (log.last().index == 0 && !node.options_.members.empty()) {
+  if (log.last().index == 0 && !options_.members.empty()) {
     // The same record on every first member, so that their logs begin alike.
     configuration first;
-    for (const auto& [id, where] : node.options_.members) {
+    for (const auto& [id, where] : options_.members) {
       first.voters.incoming.insert(id);
       first.addresses[id] = where;
     }
@@ -79,16 +100,17 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
     for (const record each : batch) {
       if (each.kind != config_record) continue;
       auto config = decode_configuration(each.payload);
-      if (!config) throw std::system_error(errc::corrupt, "record " + std::to_string(each.index) + " in " + directory);
+      if (!config)
+        throw std::system_error(errc::corrupt, "record " + std::to_string(each.index) + " in " + log.directory());
       stored.configurations.push_back({each.index, std::move(*config)});
     }
   }
-  core_options core = node.options_.core;
-  core.seed = env.random();
-  node.seen_log_.log = &log;
-  node.seen_log_.witness = node.options_.witness;
-  node.core_.emplace(core, node.seen_log_, std::move(stored), node.now());
-  co_return made;
+  core_options core = options_.core;
+  core.seed = env_.random();
+  core.must_refill = log.acked().index < refill_ ? refill_ : 0;
+  seen_log_.log = &log;
+  seen_log_.witness = options_.witness;
+  core_.emplace(core, seen_log_, std::move(stored), now());
 }
 
 // Before anything in it is read. (D2 is for whoever makes a file there.)
@@ -168,11 +190,18 @@ template <class Input>
 awaitable<void> basic_node<Env, Machine>::input(Input what) {
   while (busy_) (void)co_await turns_.wait();
   if (closing_) throw std::system_error(errc::closed);
-  const effects& doing = what(*core_);
-  if (!doing.persist && !doing.truncate) {
-    perform(doing);
-    co_return;
+  const effects* decided = nullptr;
+  try {
+    decided = &what(*core_);
+    if (!decided->persist && !decided->truncate) {
+      perform(*decided);
+      co_return;
+    }
+  } catch (const std::system_error& error) {
+    if (error.code() == errc::corrupt) fail(std::current_exception());
+    throw;
   }
+  const effects& doing = *decided;
   const turn held(*this);
   try {
     if (doing.persist && mutated(mutant::reply_before_hard_state)) {
@@ -306,8 +335,10 @@ awaitable<void> basic_node<Env, Machine>::run() {
   }
   closing_ = true;
   wake_everybody();
-  if (failure_) std::rethrow_exception(failure_);
-  if (ended) std::rethrow_exception(ended);
+  if (!failure_) failure_ = ended;
+  if (!failure_) co_return;
+  if (is_damage(failure_)) co_await begin_refill(log_->last().index);
+  std::rethrow_exception(failure_);
 }
 
 template <environment Env, state_machine Machine>
@@ -475,6 +506,7 @@ awaitable<void> basic_node<Env, Machine>::dial(node_id id) {
     } catch (const std::system_error& error) {
       // Not reached, refused, or lost: it is tried again.
       member_of(id).trouble = error.what();
+      if (error.code() == errc::corrupt) fail(std::current_exception());  // what was to be sent
       // The connections that it has opened may be as dead.
       if (error.code() == errc::idle_timeout) {
         for (line& each : member_of(id).lines) each.over.abort();
@@ -772,6 +804,7 @@ node_status basic_node<Env, Machine>::status() const {
   made.durable = log_->acked().index;
   made.applied = applied_.index;
   made.snapshot = snapshot_index_;
+  made.refill = made.durable < refill_ ? refill_ : 0;
   if (heard_leader_ && core_->role() != role::leader) made.leader_silent_for = when - *heard_leader_;
   const configuration& members = core_->members();
   members.for_each_member([&](node_id id) {
