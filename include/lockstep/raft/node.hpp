@@ -26,6 +26,7 @@
 #include "lockstep/core/wait_list.hpp"
 #include "lockstep/env/real.hpp"
 #include "lockstep/frame/channel.hpp"
+#include "lockstep/frame/detail/alarm.hpp"
 #include "lockstep/log/append_log.hpp"
 #include "lockstep/raft/codec.hpp"
 #include "lockstep/raft/core.hpp"
@@ -159,12 +160,23 @@ class basic_node {
   /// Leaves a joint configuration that is not left by itself. Likewise.
   awaitable<std::error_code> leave_joint(duration limit, change_error& why);
 
+  /// Takes a snapshot of what is applied now, whether one is due or not, and lets the log go that it stands for.
+  /// @return nothing when it is durable; timed_out (it is taken all the same), closed.
+  awaitable<std::error_code> snapshot(duration limit);
+
+  /// Completes when anything may have changed that this node can be asked about: its role, its leader, what is
+  /// committed or applied, its connections. At the latest at `until`. For those who look at it in a loop.
+  /// @return nothing; closed.
+  awaitable<std::error_code> changed(time_point until);
+
   /// Stops taking part, ends everything that waits, and closes the log. Idempotent. Cancellation: not honoured.
   awaitable<void> close();
 
   [[nodiscard]] const core_type& core() const noexcept { return *core_; }
   [[nodiscard]] const log_type& log() const noexcept { return *log_; }
   [[nodiscard]] index_t applied() const noexcept { return applied_.index; }
+  /// Of the newest snapshot; 0: there is none.
+  [[nodiscard]] index_t snapshot_index() const noexcept { return snapshot_index_; }
   /// Whether there is a connection to that member.
   [[nodiscard]] bool connected(node_id to) const;
 
@@ -248,6 +260,8 @@ class basic_node {
   std::unique_ptr<store_type> store_;
   position applied_;
   std::uint64_t applied_bytes_ = 0;  // since the last snapshot
+  index_t snapshot_index_ = 0;       // of the newest snapshot
+  bool snapshot_wanted_ = false;     // by snapshot()
   bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
   byte_buffer result_;
@@ -258,9 +272,10 @@ class basic_node {
   bool busy_ = false;          // an input's effects wait for the disk
   std::vector<node_id> lost_;  // connections meanwhile
   bool closing_ = false;
-  bool bad_records_ = false;  // what was to be appended is not what its sender said
-  wait_list turns_;           // for the end of busy_
-  wait_list news_;            // whoever waits for the core, the log or what is applied looks again
+  bool bad_records_ = false;            // what was to be appended is not what its sender said
+  wait_list turns_;                     // for the end of busy_
+  wait_list news_;                      // whoever waits for the core, the log or what is applied looks again
+  lockstep::detail::alarm<Env> alarm_;  // for those in changed()
   typename Env::timer ticker_;
   instant ticks_at_{};
   std::exception_ptr failure_;

@@ -17,6 +17,11 @@ basic_node<Env, Machine>::basic_node(Env& env, node_options options, Machine& ma
       group_(env.get_executor()),
       turns_(env.get_executor()),
       news_(env.get_executor()),
+      alarm_(env,
+             [this](time_point) {
+               news_.notify_all();
+               return lockstep::detail::never;
+             }),
       ticker_(env) {}
 
 // --- opening ----------------------------------------------------------------------------------------------------
@@ -589,12 +594,22 @@ bool basic_node<Env, Machine>::connected(node_id to) const {
 }
 
 template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::changed(time_point until) {
+  if (closing_) co_return errc::closed;
+  alarm_.at(until);
+  (void)co_await news_.wait();
+  co_return closing_ ? errc::closed : std::error_code();
+}
+
+template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::close() {
   closing_ = true;
   group_.cancel();
   news_.notify_all();
   turns_.notify_all();
   co_await group_.join();
+  alarm_.stop();
+  co_await alarm_.join();
   if (log_) co_await log_->close();
 }
 

@@ -42,11 +42,13 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::take_snapshots() {
   while (!closing_) {
     const bool due = options_.snapshot_after_bytes != 0 && applied_bytes_ >= options_.snapshot_after_bytes;
-    if (!due || machine_busy_) {
+    if (!(due || snapshot_wanted_) || machine_busy_) {
       (void)co_await news_.wait();
       continue;
     }
     const machine_turn held(*this);
+    snapshot_wanted_ = false;
+    if (snapshot_index_ == applied_.index) continue;  // what was wanted is there
     applied_bytes_ = 0;
     const position at = applied_;
     {
@@ -55,11 +57,25 @@ awaitable<void> basic_node<Env, Machine>::take_snapshots() {
       co_await machine_.snapshot(to);
       (void)co_await writer->finish();
     }
+    snapshot_index_ = at.index;
     co_await store_->remove_older(1);
     retention kept;
     kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);
     (void)co_await log_->apply_retention(kept, at.index);
   }
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::snapshot(duration limit) {
+  const time_point deadline = env_.now() + limit;
+  const index_t wanted = applied_.index;
+  snapshot_wanted_ = snapshot_wanted_ || snapshot_index_ < wanted;
+  news_.notify_all();
+  while (snapshot_index_ < wanted) {
+    if (env_.now() >= deadline) co_return errc::timed_out;
+    if (const std::error_code closed = co_await changed(deadline)) co_return closed;
+  }
+  co_return closing_ ? errc::closed : std::error_code();
 }
 
 // --- sending ----------------------------------------------------------------------------------------------------
@@ -226,6 +242,7 @@ awaitable<void> basic_node<Env, Machine>::restore(index_t index) {
   stored_source from(*reader);
   co_await machine_.restore(from);
   applied_ = reader->info().id.at;
+  snapshot_index_ = applied_.index;
   applied_bytes_ = 0;
 }
 
