@@ -196,6 +196,30 @@ TEST(raft_node, a_snapshot_is_taken_when_somebody_wants_one) {
   EXPECT_TRUE(of.agrees());
 }
 
+// What it read, it would write back, over what the one that runs there has voted since.
+TEST(raft_node, a_directory_on_which_a_node_runs_is_refused_before_it_is_touched) {
+  group of(5);
+  ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= 1; }, 30s));
+  node_options options;
+  options.core.id = 9;
+  options.cluster = "test";
+  options.directory = "/data";
+  adder other;
+  std::error_code refused;
+  bool ended = false;
+  const auto done = [&](std::exception_ptr failure, const std::unique_ptr<basic_node<sim::env, adder>>&) {
+    ended = true;
+    try {
+      if (failure) std::rethrow_exception(failure);
+    } catch (const std::system_error& error) {
+      refused = error.code();
+    }
+  };
+  asio::co_spawn(of.envs[0]->get_executor(), basic_node<sim::env, adder>::open(*of.envs[0], options, other), done);
+  ASSERT_TRUE(of.world.run_until([&] { return ended; }, 10s));
+  EXPECT_EQ(refused, errc::log_locked);
+}
+
 TEST(raft_node, whoever_waits_for_a_change_is_told_of_it_or_that_the_time_is_up) {
   group of(4);
   ASSERT_TRUE(of.world.run_until([&] { return of.acknowledged.size() >= 1; }, 30s));

@@ -121,8 +121,8 @@ class basic_node {
 
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
   /// @param env, machine  outlive the node.
-  /// @throws system_error: wrong_cluster, wrong_node (the directory is another node's), log_locked, corrupt, or what
-  ///   the file system said.
+  /// @throws system_error: log_locked (somebody runs on it; the text names the holder's pid), wrong_cluster, wrong_node
+  ///   (the directory is another node's), corrupt, or what the file system said.
   static awaitable<std::unique_ptr<basic_node>> open(Env& env, node_options options, Machine& machine);
   basic_node(const basic_node&) = delete;
   basic_node& operator=(const basic_node&) = delete;
@@ -253,6 +253,7 @@ class basic_node {
   const node_options options_;
   Machine& machine_;
   task_group group_;
+  typename Env::file_lock lock_;
   std::unique_ptr<basic_hard_state_file<Env>> hard_;
   std::unique_ptr<log_type> log_;
   log_view seen_log_;

@@ -32,6 +32,16 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   std::unique_ptr<basic_node> made(new basic_node(env, std::move(options), machine));
   basic_node& node = *made;
   const std::string& directory = node.options_.directory;
+  // Before anything is read: whoever else runs on it writes there.
+  std::error_code ec;
+  env.create_directory(directory, ec);
+  if (ec) throw std::system_error(ec, "cannot open node directory " + directory);
+  node.lock_ = env.lock(directory + "/lock", ec);
+  if (ec == errc::log_locked) {
+    const std::string holder = std::to_string(node.lock_.holder_pid());
+    throw std::system_error(ec, "node directory " + directory + " is locked by pid " + holder);
+  }
+  if (ec) throw std::system_error(ec, "cannot lock node directory " + directory);
   node_identity identity;
   identity.cluster = node.options_.cluster;
   identity.node = node.options_.core.id;
@@ -611,6 +621,7 @@ awaitable<void> basic_node<Env, Machine>::close() {
   alarm_.stop();
   co_await alarm_.join();
   if (log_) co_await log_->close();
+  lock_ = typename Env::file_lock();
 }
 
 }  // namespace lockstep::raft
