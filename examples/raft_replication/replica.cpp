@@ -116,6 +116,7 @@ awaitable<void> replica::observe() {
       // What it was asked for and has not answered, its successor is asked for.
       if (leader != 0) links_.drop(leader);
       leader = core.leader();
+      if (leader != 0) elected_ = fmt::format("node {} for term {}", leader, core.term());
       ++counters_.leader_changes;
       tell(leader == 0 ? fmt::format("no leader in term {}", core.term())
                        : fmt::format("node {} leads term {}", leader, core.term()));
@@ -340,7 +341,6 @@ auto replica::open_session(time_point deadline) -> awaitable<led> {
   const auto session = answer ? raft::decode_opened_session(*answer) : std::nullopt;
   if (!session) throw std::system_error(errc::malformed, "the answer to open_session");
   session_ = *session;
-  sequence_ = 0;
   co_return opened;
 }
 
@@ -586,6 +586,25 @@ awaitable<void> replica::ask_status(node_id of, std::string where, duration limi
   into["reached"] = answer.has_value();
   into["id"] = of;
   into["address"] = where;
+}
+
+awaitable<nlohmann::ordered_json> replica::status_with_lags(duration limit) {
+  nlohmann::ordered_json told = status();
+  const auto& core = node_->core();
+  const auto where = core.members().addresses.find(core.leader());
+  if (core.leader() == options_.id || where == core.members().addresses.end()) co_return told;
+  nlohmann::ordered_json of_leader;
+  co_await ask_status(core.leader(), where->second, limit, of_leader);
+  if (!of_leader.contains("peers")) co_return told;
+  told["last_election"] = of_leader["last_election"];
+  for (nlohmann::ordered_json& peer : told["peers"]) {
+    if (peer["id"] == of_leader["id"]) peer["lag"] = 0;
+    for (const nlohmann::ordered_json& known : of_leader["peers"]) {
+      if (known["id"] != peer["id"] || !known.contains("lag")) continue;
+      for (const char* const field : {"state", "match", "lag"}) peer[field] = known[field];
+    }
+  }
+  co_return told;
 }
 
 awaitable<nlohmann::ordered_json> replica::group_status(duration limit) {

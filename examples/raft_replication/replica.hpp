@@ -72,6 +72,8 @@ class replica {
   /// "no leader (term 4, last contact 2.1 s)"; empty while there is one.
   [[nodiscard]] std::string leaderless() const;
   [[nodiscard]] nlohmann::ordered_json status() const;
+  /// The same with what the leader knows of the peers and of its election, if it answers in `limit`.
+  awaitable<nlohmann::ordered_json> status_with_lags(duration limit);
   [[nodiscard]] nlohmann::ordered_json members() const;
   /// The status of every member that answers in `limit`; of the others their id, address and "reached": false.
   awaitable<nlohmann::ordered_json> group_status(duration limit);
@@ -132,6 +134,8 @@ class replica {
   time_point began_;
   time_point led_at_{};  // when this node last led
   bool closed_ = false;
+
+  std::string elected_;  // whom, when a leader was last heard of that was not heard of before
 
   // The session in which this node numbers its clients' commands.
   raft::session_id session_ = 0;

@@ -50,6 +50,11 @@ awaitable<bool> shell::obey(std::string line) {
   switch (asked.what) {
     case verb::exit: co_return true;
     case verb::help: print(help_text()); co_return false;
+    case verb::status: {
+      const auto status = co_await replica_.status_with_lags(500ms);
+      print(status_table(status));
+      co_return false;
+    }
     case verb::watch: {
       auto& group = watches_[asked.key];
       if (!group) {
@@ -75,8 +80,8 @@ awaitable<bool> shell::obey(std::string line) {
     default: break;
   }
   task_group reporting(env_.get_executor());
-  const bool local = asked.stale || asked.what == verb::status || asked.what == verb::members;
-  if (!local && asked.what != verb::snapshot) reporting.spawn(report_no_leader());
+  const bool local = asked.stale || asked.what == verb::members || asked.what == verb::snapshot;
+  if (!local) reporting.spawn(report_no_leader());
   std::exception_ptr failure;
   reply answer;
   try {
@@ -88,13 +93,8 @@ awaitable<bool> shell::obey(std::string line) {
   co_await this_coro::reset_cancellation_state();
   co_await reporting.join();
   if (failure) std::rethrow_exception(failure);
-  if (answer.ok() && asked.what == verb::status) {
-    print(status_table(nlohmann::ordered_json::parse(answer.words)));
-  } else if (answer.ok() && asked.what == verb::members) {
-    print(members_table(nlohmann::ordered_json::parse(answer.words)));
-  } else {
-    print(describe(asked, answer));
-  }
+  const bool tabular = answer.ok() && asked.what == verb::members;
+  print(tabular ? members_table(nlohmann::ordered_json::parse(answer.words)) : describe(asked, answer));
   co_return false;
 }
 

@@ -78,7 +78,9 @@ json replica::status() const {
   told["voters"] = now.members.voters.incoming.size();
   told["members_committed"] = now.members_index <= now.commit;
   told["sessions"] = store_.sessions();
-  told["last_election"] = now.last_change.empty() ? json() : json(now.last_change);
+  const std::string& why = now.last_change;
+  const std::string election = elected_ + (elected_.empty() || why.empty() ? "" : "; ") + why;
+  told["last_election"] = election.empty() ? json() : json(election);
   const std::string none = leaderless();
   told["leaderless"] = none.empty() ? json() : json(none);
   told["uptime_s"] = seconds(env_.now() - began_);

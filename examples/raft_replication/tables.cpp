@@ -69,10 +69,7 @@ std::string status_table(const json& status) {
     text.pop_back();
     return text;
   }
-  const bool leads = status["role"] == "leader";
-  return text + "\n" +
-         (leads ? table(peers, {"id", "address", "duty", "connected", "state", "match", "lag"})
-                : table(peers, {"id", "address", "duty", "connected"}));
+  return text + "\n" + table(peers, {"id", "address", "duty", "connected", "state", "match", "lag"});
 }
 
 std::string members_table(const json& members) {
