@@ -19,7 +19,8 @@ class links {
   links(real::env& env, std::string cluster);
   links(const links&) = delete;
 
-  /// As rpc_peer::call(); closed, and nothing was sent, when there is no connection within `connect_limit`.
+  /// As rpc_peer::call(); closed, and nothing was sent, when there is no connection within `connect_limit`, which is
+  /// short, since somebody else may lead by then. It is made all the same, for the next call.
   awaitable<rpc_status> call(node_id to, const std::string& where, std::uint32_t method, bytes_view arguments,
                              byte_buffer& result, duration timeout);
 
@@ -29,7 +30,7 @@ class links {
   awaitable<void> close();
 
  private:
-  static constexpr duration connect_limit = std::chrono::milliseconds(500);
+  static constexpr duration connect_limit = std::chrono::milliseconds(100);
 
   struct one {
     std::unique_ptr<link> way;

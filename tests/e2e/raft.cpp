@@ -322,7 +322,7 @@ TEST(raft_ctl_program, a_write_that_no_quorum_takes_has_an_unknown_outcome) {
   raft_group group(3);
   group.start_all();
   const raft_group::id leader = group.leader(all_three);
-  EXPECT_EQ(group.ctl({"put", "k", "1"}).code, 0);
+  EXPECT_EQ(raft_group::ctl_at(group.address(leader), {"put", "k", "1"}).code, 0);
   for (const raft_group::id follower : without(leader)) group.node(follower).kill();
   // It leads until it has missed them for an election timeout.
   const run_result put = raft_group::ctl_at(group.address(leader), {"--timeout", "2s", "put", "k", "2"});
