@@ -17,7 +17,7 @@ class http_server::implementation {
   implementation(real::env& env, replica& of, const address& where)
       : env_(env),
         replica_(of),
-        feeding_(env.get_executor()),
+        tasks_(env.get_executor()),
         server_(restinio::external_io_context(static_cast<asio::io_context&>(env.get_executor().context())),
                 settings(where)) {
     try {
@@ -29,8 +29,8 @@ class http_server::implementation {
 
   awaitable<void> close() {
     server_.close_sync();
-    feeding_.cancel();
-    co_await feeding_.join();
+    tasks_.cancel();
+    co_await tasks_.join();
     for (viewer& each : viewers_) each.response.done();
     viewers_.clear();
   }
@@ -66,7 +66,10 @@ class http_server::implementation {
     if (method != restinio::http_method_get() && method != restinio::http_method_head()) {
       return respond(asked, restinio::status_method_not_allowed(), "text/plain", "GET only\n");
     }
-    if (path == "/") return respond(asked, restinio::status_ok(), "text/html; charset=utf-8", page_html);
+    if (path == "/") {
+      tasks_.spawn(send_page(asked));
+      return restinio::request_accepted();
+    }
     if (path == "/events") return view(asked);
     if (path == "/metrics") {
       return respond(asked, restinio::status_ok(), "text/plain; version=0.0.4; charset=utf-8", metrics_text(replica_));
@@ -98,29 +101,45 @@ class http_server::implementation {
         .append_header(restinio::http_field::cache_control, "no-store");
     opened.response.flush();
     viewers_.push_back(std::move(opened));
-    if (feeding_.idle()) feeding_.spawn(feed());
+    if (!std::exchange(feeding_, true)) tasks_.spawn(feed());
     return restinio::request_accepted();
+  }
+
+  // It shows the group as it is now at once, before the stream has begun.
+  awaitable<void> send_page(request_handle asked) {
+    std::string now = (co_await group()).dump();
+    for (std::size_t at = 0; (at = now.find('<', at)) != std::string::npos;) now.replace(at, 1, "\\u003c");
+    std::string page = page_html;
+    constexpr std::string_view place = "null /* the group */";
+    page.replace(page.find(place), place.size(), now);
+    respond(asked, restinio::status_ok(), "text/html; charset=utf-8", std::move(page));
+  }
+
+  awaitable<json> group() {
+    json told;
+    told["nodes"] = co_await replica_.group_status(400ms);
+    told["seen_by"] = replica_.options().id;
+    json events = json::array();
+    for (const group_event& each : replica_.events()) {
+      json event;
+      event["ms"] = std::chrono::duration_cast<std::chrono::milliseconds>(each.when.time_since_epoch()).count();
+      event["text"] = each.text;
+      events.push_back(std::move(event));
+    }
+    told["events"] = std::move(events);
+    co_return told;
   }
 
   // While somebody looks: four times a second, since lags change all the time.
   awaitable<void> feed() {
     real::timer timer(env_);
     while (!viewers_.empty()) {
-      json told;
-      told["nodes"] = co_await replica_.group_status(400ms);
-      told["seen_by"] = replica_.options().id;
-      json events = json::array();
-      for (const group_event& each : replica_.events()) {
-        json event;
-        event["ms"] = std::chrono::duration_cast<std::chrono::milliseconds>(each.when.time_since_epoch()).count();
-        event["text"] = each.text;
-        events.push_back(std::move(event));
-      }
-      told["events"] = std::move(events);
+      const json told = co_await group();
       send("data: " + told.dump() + "\n\n");
       timer.expires_after(250ms);
       if (co_await timer.wait()) co_return;
     }
+    feeding_ = false;
   }
 
   void send(const std::string& event) {
@@ -136,7 +155,8 @@ class http_server::implementation {
   replica& replica_;
   address local_;
   std::list<viewer> viewers_;
-  task_group feeding_;
+  bool feeding_ = false;
+  task_group tasks_;
   restinio::http_server_t<traits> server_;
 };
 
