@@ -11,6 +11,9 @@
 #include <asio/read_until.hpp>
 #include <asio/write.hpp>
 
+#include <pty.h>
+#include <sys/ioctl.h>
+
 #include <filesystem>
 #include <iostream>
 #include <set>
@@ -275,6 +278,88 @@ TEST(raft_node_program, a_watch_prints_every_change_until_it_ends) {
   }
   ctl.signal(SIGINT);
   EXPECT_EQ(ctl.wait_exit(), 0) << ctl.describe();
+}
+
+// --- a terminal ------------------------------------------------------------------------------------------------------
+
+/// A program that thinks that somebody sits before it.
+class terminal {
+ public:
+  explicit terminal(std::vector<std::string> argv) {
+    std::vector<char*> pointers;
+    for (std::string& each : argv) pointers.push_back(each.data());
+    pointers.push_back(nullptr);
+    int screen = -1;
+    winsize size{};
+    size.ws_row = 24;
+    size.ws_col = 40;
+    pid_ = ::forkpty(&screen, nullptr, nullptr, &size);
+    if (pid_ < 0) throw_errno("forkpty");
+    if (pid_ == 0) {
+      ::setenv("TERM", "xterm", 1);
+      ::execv(pointers[0], pointers.data());
+      ::_exit(127);
+    }
+    keyboard_ = unique_fd(::dup(screen));
+    screen_.emplace(unique_fd(screen));
+  }
+  ~terminal() {
+    if (pid_ <= 0) return;
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  [[nodiscard]] const captured_stream& screen() const { return *screen_; }
+  void type(const std::string& keys) const {
+    if (::write(keyboard_.get(), keys.data(), keys.size()) != static_cast<ssize_t>(keys.size())) throw_errno("typing");
+  }
+  /// @return the exit code.
+  int wait_exit() {
+    EXPECT_TRUE(screen_->wait_end());
+    int status = 0;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+ private:
+  pid_t pid_ = -1;
+  unique_fd keyboard_;
+  std::optional<captured_stream> screen_;
+};
+
+TEST(raft_terminal, what_is_printed_appears_above_the_line_that_is_typed) {
+  const raft_group group(1);
+  terminal at(group.command(1));
+  at.screen().wait_for("leads term");
+  at.type("WATCH k\r");
+  at.screen().wait_for("OK watching");
+  // Longer than a row of 40 columns, and with the cursor not at its end.
+  const std::string typed = "PUT k 'a value that is longer than a row";
+  at.type(typed + "\x1b[D\x1b[D\x1b[D");
+  at.screen().wait_for_text("\b\b\b");
+  EXPECT_EQ(group.ctl({"put", "k", "other"}).code, 0);
+  at.screen().wait_for("WATCH k -> other");
+  at.type("\x05!'\r");
+  at.screen().wait_for("WATCH k -> \"a value that is longer than a row!\"");
+  // One row up, and all below it erased; then the line of the watch, then what was typed, again.
+  const std::string seen = at.screen().text();
+  const std::size_t printed = seen.find("\r\x1b[1A\x1b[JWATCH k -> other\r\n");
+  ASSERT_NE(printed, std::string::npos) << seen;
+  EXPECT_EQ(seen.find("raft 1> PUT k 'a value", printed), seen.find("raft 1> ", printed)) << seen;
+  at.type("EXIT\r");
+  EXPECT_EQ(at.wait_exit(), 0) << at.screen().text();
+}
+
+TEST(raft_terminal, ctrl_c_and_the_end_of_input_leave_cleanly) {
+  for (const char* const key : {"\x03", "\x04"}) {
+    const raft_group group(1);
+    terminal at(group.command(1));
+    at.screen().wait_for_text("raft 1> ");
+    at.screen().wait_for("leads term");
+    at.type(key);
+    EXPECT_EQ(at.wait_exit(), 0) << at.screen().text();
+    EXPECT_THAT(at.screen().text(), HasSubstr("stopped; applied up to index"));
+  }
 }
 
 // --- raft_ctl --------------------------------------------------------------------------------------------------------
