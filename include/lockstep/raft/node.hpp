@@ -121,8 +121,8 @@ class basic_node {
 
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
   /// @param env, machine  outlive the node.
-  /// @throws system_error: log_locked (somebody runs on it; the text names the holder's pid), wrong_cluster, wrong_node
-  ///   (the directory is another node's), corrupt, or what the file system said.
+  /// @throws system_error: wrong_cluster, wrong_node (the directory is another node's), log_locked (the text names the
+  ///   holder's pid), corrupt, or what the file system said.
   static awaitable<std::unique_ptr<basic_node>> open(Env& env, node_options options, Machine& machine);
   basic_node(const basic_node&) = delete;
   basic_node& operator=(const basic_node&) = delete;
@@ -209,6 +209,7 @@ class basic_node {
   };
 
   basic_node(Env& env, node_options options, Machine& machine);
+  void lock_directory();
 
   // One after the other.
   struct turn;
@@ -253,7 +254,7 @@ class basic_node {
   const node_options options_;
   Machine& machine_;
   task_group group_;
-  typename Env::file_lock lock_;
+  typename Env::file_lock lock_;  // of the directory
   std::unique_ptr<basic_hard_state_file<Env>> hard_;
   std::unique_ptr<log_type> log_;
   log_view seen_log_;
@@ -261,11 +262,15 @@ class basic_node {
   std::unique_ptr<store_type> store_;
   position applied_;
   std::uint64_t applied_bytes_ = 0;  // since the last snapshot
-  index_t snapshot_index_ = 0;       // of the newest snapshot
-  bool snapshot_wanted_ = false;     // by snapshot()
+  index_t snapshot_index_ = 0;       // of the newest
   bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
   byte_buffer result_;
+  index_t snapshot_wanted_ = 0;  // by snapshot(): one that stands for so much
+  lockstep::detail::alarm<Env> changes_alarm_{env_, [this](time_point) {
+                                                news_.notify_all();
+                                                return lockstep::detail::never;
+                                              }};
   std::map<node_id, member> members_;
   std::deque<waiting_proposal*> proposals_;  // by index
   std::vector<waiting_read*> reads_;
@@ -273,10 +278,9 @@ class basic_node {
   bool busy_ = false;          // an input's effects wait for the disk
   std::vector<node_id> lost_;  // connections meanwhile
   bool closing_ = false;
-  bool bad_records_ = false;            // what was to be appended is not what its sender said
-  wait_list turns_;                     // for the end of busy_
-  wait_list news_;                      // whoever waits for the core, the log or what is applied looks again
-  lockstep::detail::alarm<Env> alarm_;  // for those in changed()
+  bool bad_records_ = false;  // what was to be appended is not what its sender said
+  wait_list turns_;           // for the end of busy_
+  wait_list news_;            // whoever waits for the core, the log or what is applied looks again
   typename Env::timer ticker_;
   instant ticks_at_{};
   std::exception_ptr failure_;

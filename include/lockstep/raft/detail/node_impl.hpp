@@ -17,11 +17,6 @@ basic_node<Env, Machine>::basic_node(Env& env, node_options options, Machine& ma
       group_(env.get_executor()),
       turns_(env.get_executor()),
       news_(env.get_executor()),
-      alarm_(env,
-             [this](time_point) {
-               news_.notify_all();
-               return lockstep::detail::never;
-             }),
       ticker_(env) {}
 
 // --- opening ----------------------------------------------------------------------------------------------------
@@ -32,19 +27,10 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   std::unique_ptr<basic_node> made(new basic_node(env, std::move(options), machine));
   basic_node& node = *made;
   const std::string& directory = node.options_.directory;
-  // Before anything is read: whoever else runs on it writes there.
-  std::error_code ec;
-  env.create_directory(directory, ec);
-  if (ec) throw std::system_error(ec, "cannot open node directory " + directory);
-  node.lock_ = env.lock(directory + "/lock", ec);
-  if (ec == errc::log_locked) {
-    const std::string holder = std::to_string(node.lock_.holder_pid());
-    throw std::system_error(ec, "node directory " + directory + " is locked by pid " + holder);
-  }
-  if (ec) throw std::system_error(ec, "cannot lock node directory " + directory);
   node_identity identity;
   identity.cluster = node.options_.cluster;
   identity.node = node.options_.core.id;
+  node.lock_directory();
   node.hard_ = co_await basic_hard_state_file<Env>::open(env, directory, identity);
   auto opened = co_await log_type::open(env, directory + "/log", node.options_.log);
   if (!opened.log) throw std::system_error(errc::corrupt, opened.report.reason);
@@ -94,6 +80,21 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
   node.seen_log_.witness = node.options_.witness;
   node.core_.emplace(core, node.seen_log_, std::move(stored), node.now());
   co_return made;
+}
+
+// Before anything in it is read. (D2 is for whoever makes a file there.)
+template <environment Env, state_machine Machine>
+void basic_node<Env, Machine>::lock_directory() {
+  const std::string& directory = options_.directory;
+  std::error_code ec;
+  env_.create_directory(directory, ec);
+  if (ec) throw std::system_error(ec, "cannot make node directory " + directory);
+  lock_ = env_.lock(log_files::join(directory, log_files::lock), ec);
+  if (ec == errc::log_locked) {
+    throw std::system_error(ec,
+                            "node directory " + directory + " is locked by pid " + std::to_string(lock_.holder_pid()));
+  }
+  if (ec) throw std::system_error(ec, "cannot lock node directory " + directory);
 }
 
 template <environment Env, state_machine Machine>
@@ -598,17 +599,30 @@ awaitable<std::error_code> basic_node<Env, Machine>::committed_members(std::erro
 }
 
 template <environment Env, state_machine Machine>
-bool basic_node<Env, Machine>::connected(node_id to) const {
-  const auto found = members_.find(to);
-  return found != members_.end() && !found->second.channels.empty();
+awaitable<std::error_code> basic_node<Env, Machine>::changed(time_point until) {
+  if (closing_) co_return errc::closed;
+  changes_alarm_.at(until);
+  (void)co_await news_.wait();
+  co_return closing_ ? errc::closed : std::error_code();
 }
 
 template <environment Env, state_machine Machine>
-awaitable<std::error_code> basic_node<Env, Machine>::changed(time_point until) {
-  if (closing_) co_return errc::closed;
-  alarm_.at(until);
-  (void)co_await news_.wait();
+awaitable<std::error_code> basic_node<Env, Machine>::snapshot(duration limit) {
+  const time_point deadline = env_.now() + limit;
+  const index_t wanted = applied_.index;
+  while (snapshot_index_ < wanted) {
+    if (env_.now() >= deadline) co_return errc::timed_out;
+    snapshot_wanted_ = wanted;
+    news_.notify_all();
+    if (const std::error_code closed = co_await changed(deadline)) co_return closed;
+  }
   co_return closing_ ? errc::closed : std::error_code();
+}
+
+template <environment Env, state_machine Machine>
+bool basic_node<Env, Machine>::connected(node_id to) const {
+  const auto found = members_.find(to);
+  return found != members_.end() && !found->second.channels.empty();
 }
 
 template <environment Env, state_machine Machine>
@@ -618,10 +632,7 @@ awaitable<void> basic_node<Env, Machine>::close() {
   news_.notify_all();
   turns_.notify_all();
   co_await group_.join();
-  alarm_.stop();
-  co_await alarm_.join();
   if (log_) co_await log_->close();
-  lock_ = typename Env::file_lock();
 }
 
 }  // namespace lockstep::raft

@@ -41,14 +41,13 @@ struct basic_node<Env, Machine>::machine_turn {
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::take_snapshots() {
   while (!closing_) {
+    const bool wanted = snapshot_index_ < std::exchange(snapshot_wanted_, 0);  // who wants it says so again
     const bool due = options_.snapshot_after_bytes != 0 && applied_bytes_ >= options_.snapshot_after_bytes;
-    if (!(due || snapshot_wanted_) || machine_busy_) {
+    if (!(due || wanted) || machine_busy_) {
       (void)co_await news_.wait();
       continue;
     }
     const machine_turn held(*this);
-    snapshot_wanted_ = false;
-    if (snapshot_index_ == applied_.index) continue;  // what was wanted is there
     applied_bytes_ = 0;
     const position at = applied_;
     {
@@ -63,19 +62,6 @@ awaitable<void> basic_node<Env, Machine>::take_snapshots() {
     kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);
     (void)co_await log_->apply_retention(kept, at.index);
   }
-}
-
-template <environment Env, state_machine Machine>
-awaitable<std::error_code> basic_node<Env, Machine>::snapshot(duration limit) {
-  const time_point deadline = env_.now() + limit;
-  const index_t wanted = applied_.index;
-  snapshot_wanted_ = snapshot_wanted_ || snapshot_index_ < wanted;
-  news_.notify_all();
-  while (snapshot_index_ < wanted) {
-    if (env_.now() >= deadline) co_return errc::timed_out;
-    if (const std::error_code closed = co_await changed(deadline)) co_return closed;
-  }
-  co_return closing_ ? errc::closed : std::error_code();
 }
 
 // --- sending ----------------------------------------------------------------------------------------------------
@@ -242,8 +228,8 @@ awaitable<void> basic_node<Env, Machine>::restore(index_t index) {
   stored_source from(*reader);
   co_await machine_.restore(from);
   applied_ = reader->info().id.at;
-  snapshot_index_ = applied_.index;
   applied_bytes_ = 0;
+  snapshot_index_ = index;
 }
 
 }  // namespace lockstep::raft
