@@ -404,7 +404,7 @@ TEST(raft_ctl_program, its_exit_codes_say_what_happened) {
 }
 
 TEST(raft_ctl_program, a_write_that_no_quorum_takes_has_an_unknown_outcome) {
-  raft_group group(3);
+  raft_group group(3, {"--election-timeout", "3s"});
   group.start_all();
   const raft_group::id leader = group.leader(all_three);
   EXPECT_EQ(raft_group::ctl_at(group.address(leader), {"put", "k", "1"}).code, 0);
@@ -488,8 +488,10 @@ TEST(raft_http, tells_monitoring_and_pages_how_the_group_is) {
 
   if (const std::string browser = chromium(); !browser.empty()) {
     const std::string url = "http://" + group.host() + ":" + std::to_string(port) + "/";
-    const run_result page =
-        run({browser, "--headless", "--no-sandbox", "--disable-gpu", "--timeout=3000", "--dump-dom", url});
+    const temp_dir profile;
+    const run_result page = run({browser, "--headless", "--no-sandbox", "--disable-gpu", "--timeout=3000",
+                                 "--user-data-dir=" + (profile / "chromium"), "--dump-dom", url},
+                                {}, 120s);
     EXPECT_THAT(page.out, AllOf(HasSubstr("node " + std::to_string(leader) + " leads term"),
                                 HasSubstr("3 of 3 nodes reached"), HasSubstr("node 2"), HasSubstr("node 3")))
         << page.err;
