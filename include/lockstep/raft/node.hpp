@@ -261,12 +261,12 @@ class basic_node {
   std::optional<core_type> core_;
   std::unique_ptr<store_type> store_;
   position applied_;
-  std::uint64_t applied_bytes_ = 0;  // since the last snapshot
   index_t snapshot_index_ = 0;       // of the newest
+  std::uint64_t applied_bytes_ = 0;  // since the last snapshot
   bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
   byte_buffer result_;
-  index_t snapshot_wanted_ = 0;  // by snapshot(): one that stands for so much
+  index_t snapshot_wanted_ = 0;  // by snapshot(): one that stands for this or more
   lockstep::detail::alarm<Env> changes_alarm_{env_, [this](time_point) {
                                                 news_.notify_all();
                                                 return lockstep::detail::never;

@@ -610,10 +610,10 @@ template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::snapshot(duration limit) {
   const time_point deadline = env_.now() + limit;
   const index_t wanted = applied_.index;
+  snapshot_wanted_ = std::max(snapshot_wanted_, wanted);
+  news_.notify_all();
   while (snapshot_index_ < wanted) {
     if (env_.now() >= deadline) co_return errc::timed_out;
-    snapshot_wanted_ = wanted;
-    news_.notify_all();
     if (const std::error_code closed = co_await changed(deadline)) co_return closed;
   }
   co_return closing_ ? errc::closed : std::error_code();
@@ -632,6 +632,8 @@ awaitable<void> basic_node<Env, Machine>::close() {
   news_.notify_all();
   turns_.notify_all();
   co_await group_.join();
+  changes_alarm_.stop();
+  co_await changes_alarm_.join();
   if (log_) co_await log_->close();
 }
 

@@ -41,13 +41,13 @@ struct basic_node<Env, Machine>::machine_turn {
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::take_snapshots() {
   while (!closing_) {
-    const bool wanted = snapshot_index_ < std::exchange(snapshot_wanted_, 0);  // who wants it says so again
     const bool due = options_.snapshot_after_bytes != 0 && applied_bytes_ >= options_.snapshot_after_bytes;
-    if (!(due || wanted) || machine_busy_) {
+    if (!(due || snapshot_index_ < snapshot_wanted_) || machine_busy_) {
       (void)co_await news_.wait();
       continue;
     }
     const machine_turn held(*this);
+    snapshot_wanted_ = 0;
     applied_bytes_ = 0;
     const position at = applied_;
     {
