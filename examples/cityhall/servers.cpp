@@ -5,11 +5,9 @@
 #include "common/logging.hpp"
 #include "common/progress.hpp"
 #include "common/ready.hpp"
-#include "common/signals.hpp"
+#include "common/run.hpp"
 
 #include <lockstep/core/task_group.hpp>
-
-#include <asio/io_context.hpp>
 
 #include <unistd.h>
 
@@ -19,6 +17,8 @@ namespace {
 
 using examples::exit_code;
 using examples::exit_error;
+using examples::run_to_end;
+using examples::stop_signal;
 
 store_options to_store_options(const node_options& from, bool start_over) {
   store_options options;
@@ -58,56 +58,6 @@ real::acceptor listen(real::env& env, const std::string& host, std::uint16_t por
   real::acceptor acceptor = env.listen(where, ec);
   if (ec) throw examples::cannot_listen(where.to_string(), ec);
   return acceptor;
-}
-
-/// Takes the first signal from its construction on, so that one that comes early ends a node as cleanly as a late one.
-class stop_signal {
- public:
-  explicit stop_signal(const asio::any_io_executor& executor)
-      : stopping_(executor), drain_(executor, [this](int signal_number) {
-          examples::component_logger("cityhall")
-              ->info("stopping on signal {}; once more to stop at once", signal_number);
-          came_ = true;
-          if (stop_) stopping_.spawn(stop_());
-        }) {}
-
-  /// Runs `serve` to its end, which the signal brings about by `stop`; not at all when the signal came before.
-  awaitable<void> run_until(awaitable<void> serve, std::function<awaitable<void>()> stop) {
-    if (came_) co_return;
-    stop_ = std::move(stop);
-    std::exception_ptr failure;
-    try {
-      co_await std::move(serve);
-    } catch (...) {
-      failure = std::current_exception();  // rethrown when the stopping has ended
-    }
-    stop_ = nullptr;
-    co_await stopping_.join();
-    if (failure) std::rethrow_exception(failure);
-  }
-
-  /// Nothing waits for signals any more.
-  void dismiss() { drain_.stop(); }
-
- private:
-  task_group stopping_;
-  std::function<awaitable<void>()> stop_;
-  bool came_ = false;
-  examples::signal_drain drain_;
-};
-
-/// Runs `work` on an io_context of its own to its end.
-void run_to_end(const std::function<awaitable<void>(real::env&, stop_signal&)>& work) {
-  asio::io_context io(1);
-  real::env env(io.get_executor());
-  stop_signal signal(io.get_executor());
-  std::exception_ptr failure;
-  asio::co_spawn(io, work(env, signal), [&](std::exception_ptr ended) {
-    failure = ended;
-    signal.dismiss();
-  });
-  io.run();
-  if (failure) std::rethrow_exception(failure);
 }
 
 [[noreturn]] void rethrow_named(const node_options& options) {

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -35,6 +36,11 @@ std::size_t status_line::width() const {
 
 void status_line::write_lines(std::string_view text) {
   const std::lock_guard lock(mutex_);
+  if (hide_editor_) {
+    hide_editor_();
+    write(text);
+    return show_editor_();
+  }
   if (status_.empty()) return write(text);
   write(std::string(erase_line).append(text).append(status_));
 }
@@ -52,6 +58,12 @@ void status_line::clear() {
   if (status_.empty()) return;
   status_.clear();
   write(erase_line);
+}
+
+void status_line::set_editor(std::function<void()> hide, std::function<void()> show) {
+  const std::lock_guard lock(mutex_);
+  hide_editor_ = std::move(hide);
+  show_editor_ = std::move(show);
 }
 
 void status_line::write(std::string_view bytes) const {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -42,6 +43,10 @@ class status_line {
   /// Erase the status.
   void clear();
 
+  /// From now on a line editor has the terminal: `hide` takes its line off the screen before lines are written, and
+  /// `show` puts it back. Empty ones end that. Lines are written on the editor's thread only meanwhile.
+  void set_editor(std::function<void()> hide, std::function<void()> show);
+
  private:
   void write(std::string_view bytes) const;
 
@@ -49,6 +54,8 @@ class status_line {
   const bool interactive_;
   std::mutex mutex_;
   std::string status_;  // what stands on the terminal's last line now; guarded by mutex_
+  std::function<void()> hide_editor_;
+  std::function<void()> show_editor_;
 };
 
 }  // namespace lockstep::examples

@@ -197,6 +197,15 @@ class basic_node {
   /// Leaves a joint configuration that is not left by itself. Likewise.
   awaitable<std::error_code> leave_joint(duration limit, change_error& why);
 
+  /// Takes a snapshot of what is applied now, whether one is due or not, and lets the log go that it stands for.
+  /// @return nothing when it is durable; timed_out (it is taken all the same), closed.
+  awaitable<std::error_code> snapshot(duration limit);
+
+  /// Completes when anything may have changed that this node can be asked about: its role, its leader, what is
+  /// committed or applied, its connections. At the latest at `until`. For those who look at it in a loop.
+  /// @return nothing; closed.
+  awaitable<std::error_code> changed(time_point until);
+
   /// Stops taking part, ends everything that waits, and closes the log. Idempotent. Cancellation: not honoured.
   awaitable<void> close();
 
@@ -207,6 +216,8 @@ class basic_node {
   [[nodiscard]] const log_type& log() const noexcept { return *log_; }
   [[nodiscard]] index_t applied() const noexcept { return applied_.index; }
   [[nodiscard]] node_status status() const;
+  /// Of the newest snapshot; 0: there is none.
+  [[nodiscard]] index_t snapshot_index() const noexcept { return snapshot_index_; }
   /// Whether there is a connection to that member.
   [[nodiscard]] bool connected(node_id to) const;
 
@@ -333,6 +344,7 @@ class basic_node {
   bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
   byte_buffer result_;
+  index_t snapshot_wanted_ = 0;  // by snapshot(): one that stands for this or more
   std::map<node_id, member> members_;
   std::deque<waiting_proposal*> proposals_;  // by index
   std::vector<waiting_read*> reads_;         // by id

@@ -133,6 +133,15 @@ class captured_stream {
                              text());
   }
 
+  /// Wait until `part` has arrived, also in a line that has not ended.
+  /// @throws std::runtime_error with everything that arrived instead.
+  void wait_for_text(const std::string& part, std::chrono::milliseconds deadline = default_deadline) const {
+    std::unique_lock lock(mutex_);
+    const auto there = [&] { return text_.find(part) != std::string::npos; };
+    if (changed_.wait_for(lock, deadline, [&] { return there() || ended_; }) && there()) return;
+    throw std::runtime_error("no '" + part + "' in:\n" + text_);
+  }
+
   /// How many whole lines there are: `from` for what comes next.
   [[nodiscard]] std::size_t line_count() const {
     const std::lock_guard lock(mutex_);

@@ -830,6 +830,27 @@ node_status basic_node<Env, Machine>::status() const {
 }
 
 template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::changed(time_point until) {
+  if (closing_) co_return errc::closed;
+  wake_at(until);
+  (void)co_await news_.wait();
+  co_return closing_ ? errc::closed : std::error_code();
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::snapshot(duration limit) {
+  const time_point deadline = env_.now() + limit;
+  const index_t wanted = applied_.index;
+  snapshot_wanted_ = std::max(snapshot_wanted_, wanted);
+  news_.notify_all();
+  while (snapshot_index_ < wanted) {
+    if (env_.now() >= deadline) co_return errc::timed_out;
+    if (const std::error_code closed = co_await changed(deadline)) co_return closed;
+  }
+  co_return closing_ ? errc::closed : std::error_code();
+}
+
+template <environment Env, state_machine Machine>
 bool basic_node<Env, Machine>::connected(node_id to) const {
   const auto found = members_.find(to);
   return found != members_.end() && !found->second.lines.empty();

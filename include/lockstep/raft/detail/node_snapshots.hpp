@@ -41,7 +41,7 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::take_snapshots() {
   while (!closing_) {
     const bool due = options_.snapshot_after_bytes != 0 && applied_bytes_ >= options_.snapshot_after_bytes;
-    if (!due || machine_busy_) {
+    if (!(due || snapshot_index_ < snapshot_wanted_) || machine_busy_) {
       (void)co_await news_.wait();
       continue;
     }
@@ -58,6 +58,7 @@ awaitable<void> basic_node<Env, Machine>::take_snapshots() {
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::take_snapshot() {
   applied_bytes_ = 0;
+  snapshot_wanted_ = 0;
   const position at = applied_;
   retention kept;
   kept.max_bytes = std::max<std::uint64_t>(options_.keep_log_bytes, 1);

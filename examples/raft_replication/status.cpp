@@ -1,0 +1,130 @@
+// What a replica tells of itself.
+#include "raft_replication/replica.hpp"
+
+#include <fmt/format.h>
+
+namespace lockstep::raft_replication {
+
+using json = nlohmann::ordered_json;
+
+namespace {
+
+double seconds(duration of) { return std::chrono::duration<double>(of).count(); }
+
+std::string_view name_of(raft::progress::state_t state) noexcept {
+  switch (state) {
+    case raft::progress::state_t::probe: return "probe";
+    case raft::progress::state_t::replicate: return "replicate";
+    case raft::progress::state_t::snapshot: return "snapshot";
+  }
+  return "";
+}
+
+std::string_view duty_of(const raft::configuration& config, node_id id) {
+  if (config.witnesses.contains(id)) return "witness";
+  if (config.voters.incoming.contains(id)) return "voter";
+  if (config.voters.outgoing.contains(id)) return "outgoing voter";
+  return config.learners.contains(id) ? "learner" : "none";
+}
+
+}  // namespace
+
+std::string_view name_of(raft::role role) noexcept {
+  switch (role) {
+    case raft::role::follower: return "follower";
+    case raft::role::pre_candidate: return "pre-candidate";
+    case raft::role::candidate: return "candidate";
+    case raft::role::leader: return "leader";
+  }
+  return "";
+}
+
+std::string replica::leaderless() const {
+  const auto& core = node_->core();
+  if (core.leader() != 0) return {};
+  std::optional<time_point> heard;
+  if (core.heard_leader()) heard = time_point(*core.heard_leader());
+  if (led_at_ != time_point() && (!heard || *heard < led_at_)) heard = led_at_;
+  const std::string contact =
+      heard ? fmt::format("last contact {:.1f} s", seconds(env_.now() - *heard)) : std::string("no contact yet");
+  return fmt::format("no leader (term {}, {})", core.term(), contact);
+}
+
+std::string replica::not_ready() const {
+  const auto& core = node_->core();
+  if (core.members().voters.incoming.empty()) return "this node belongs to no group yet";
+  if (std::string none = leaderless(); !none.empty()) return none;
+  if (node_->applied() < core.applicable()) return "still applying what is committed";
+  return {};
+}
+
+json replica::status() const {
+  const raft::core_status now = node_->core().status();
+  json told;
+  told["id"] = options_.id;
+  told["address"] = options_.listen.to_string();
+  told["cluster"] = options_.cluster;
+  told["role"] = name_of(now.role);
+  told["duty"] = duty_of(now.members, options_.id);
+  told["leader"] = now.leader == 0 ? json() : json(now.leader);
+  told["term"] = now.term;
+  told["commit"] = now.commit;
+  told["applied"] = node_->applied();
+  told["durable"] = node_->log().acked().index;
+  told["last"] = now.last;
+  told["first"] = node_->log().base().index + 1;
+  told["snapshot"] = node_->snapshot_index();
+  told["quorum"] = now.quorum;
+  told["voters"] = now.members.voters.incoming.size();
+  told["members_committed"] = now.members_index <= now.commit;
+  told["sessions"] = store_.sessions();
+  const std::string& why = now.last_change;
+  const std::string election = elected_ + (elected_.empty() || why.empty() ? "" : "; ") + why;
+  told["last_election"] = election.empty() ? json() : json(election);
+  const std::string none = leaderless();
+  told["leaderless"] = none.empty() ? json() : json(none);
+  told["uptime_s"] = seconds(env_.now() - began_);
+  json peers = json::array();
+  now.members.for_each_member([&](node_id id) {
+    if (id == options_.id) return;
+    for (const json& other : peers) {
+      if (other["id"] == id) return;  // in both halves of a joint configuration
+    }
+    json peer;
+    peer["id"] = id;
+    const auto where = now.members.addresses.find(id);
+    peer["address"] = where == now.members.addresses.end() ? json() : json(where->second);
+    peer["duty"] = duty_of(now.members, id);
+    peer["connected"] = node_->connected(id);
+    for (const raft::peer_status& known : now.peers) {
+      if (known.id != id) continue;
+      peer["heard"] = known.heard;
+      peer["state"] = name_of(known.state);
+      peer["match"] = known.match;
+      peer["lag"] = known.lag;
+    }
+    peers.push_back(std::move(peer));
+  });
+  told["peers"] = std::move(peers);
+  return told;
+}
+
+json replica::members() const {
+  const raft::configuration& now = node_->core().members();
+  json rows = json::array();
+  std::set<node_id> seen;
+  now.for_each_member([&](node_id id) {
+    if (!seen.insert(id).second) return;
+    const auto where = now.addresses.find(id);
+    json row;
+    row["id"] = id;
+    row["address"] = where == now.addresses.end() ? json() : json(where->second);
+    row["duty"] = duty_of(now, id);
+    row["leader"] = id == node_->core().leader();
+    row["connected"] = id == options_.id || node_->connected(id);
+    rows.push_back(std::move(row));
+  });
+  return rows;
+}
+
+}  // namespace lockstep::raft_replication
