@@ -223,13 +223,16 @@ TEST(raft_hard_state_file, keeps_the_longest_cluster_id) {
   EXPECT_EQ(now.file->identity(), longest);
 }
 
-TEST(raft_hard_state_file, that_is_missing_beside_a_log_or_snapshots_is_corrupt) {
+TEST(raft_hard_state_file, that_is_missing_beside_what_else_a_node_has_is_corrupt) {
   for (const char* other : {"/node/log", "/node/snapshots"}) {
     faulty_disk disk;
     disk.make_directory(other);
     EXPECT_NE(refusal(disk, errc::corrupt).find(std::string(other).substr(6)), std::string::npos);
     EXPECT_TRUE(disk.files().empty());
   }
+  faulty_disk refilled;
+  refilled.replace("/node/refill", as_bytes("of a node whose log.1 and snapshots.1 are there"));
+  EXPECT_NE(refusal(refilled, errc::corrupt).find("refill"), std::string::npos);
   faulty_disk locked;
   locked.replace("/node/LOCK", as_bytes("1\n"));
   EXPECT_EQ(found_in(locked), hard_state()) << "the node's lock comes first";

@@ -236,7 +236,7 @@ auto basic_hard_state_file<Env>::open(Env& env, std::string directory, node_iden
 // D1. Both slots are good from the beginning, so that a bad one is never the one that was not written yet.
 template <environment Env>
 awaitable<void> basic_hard_state_file<Env>::create(Env& env, const std::vector<std::string>& names) {
-  for (const std::string_view other : {"log", "snapshots"}) {
+  for (const std::string_view other : {"log", "snapshots", "refill"}) {
     if (std::find(names.begin(), names.end(), other) == names.end()) continue;
     throw corrupt("it is missing, and the directory has " + std::string(other) + " already");
   }
