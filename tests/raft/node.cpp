@@ -122,7 +122,7 @@ struct group {
   awaitable<void> do_tasks(sim::env& on, node_type& node, std::size_t i) {
     sim::env::timer timer(on);
     for (;;) {
-      timer.expires_after(1ms);
+      timer.expires_after(20ms);
       (void)co_await timer.wait();
       if (tasks[i].empty()) continue;
       const task next = std::move(tasks[i].front());
@@ -308,9 +308,9 @@ TEST(raft_node, a_leader_that_removes_itself_says_so_and_hands_over_at_once) {
 
 TEST(raft_node, a_proposal_ends_at_its_deadline_also_when_nothing_else_happens) {
   node_options slow;
-  slow.core.election_timeout = 100s;
+  slow.core.election_timeout = 20s;
   slow.core.heartbeat_interval = 10s;
-  slow.core.disk_stall_timeout = 1000s;
+  slow.core.disk_stall_timeout = 100s;
   group of(5, slow);
   of.proposes = false;
   const std::size_t leader = of.leader();
@@ -348,6 +348,7 @@ TEST(raft_node, a_second_process_with_the_id_of_a_member_is_refused_and_told_why
   group of(7, node_options(), 4);
   of.founders = 3;
   of.world.nodes()[3]->crash();
+  ASSERT_TRUE(of.goes_on(20));
   std::string trouble;
   of.world.nodes()[3]->start([&](sim::env& on) -> awaitable<void> {
     adder machine;
@@ -639,6 +640,9 @@ TEST(raft_node, what_came_of_a_snapshot_over_one_connection_counts_for_the_next)
       (void)co_await writer->finish();
     }
     const auto reader = store->read(40);
+    sim::env::timer timer(on);
+    timer.expires_after(300ms);  // the other one listens then
+    (void)co_await timer.wait();
     std::optional<channel_type> first, second;
     co_await connect_to(on, 1, 2, first);
     co_await connect_to(on, 1, 2, second);
@@ -655,7 +659,8 @@ TEST(raft_node, what_came_of_a_snapshot_over_one_connection_counts_for_the_next)
     }
     co_await hear_all(*second);
   });
-  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[1] && of.nodes[1]->applied() == 40; }, 30s));
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[1] && of.nodes[1]->applied() == 40; }, 30s))
+      << of.world.nodes()[0]->failure_text();
   EXPECT_EQ(wanted_again, sent);
   EXPECT_EQ(of.machines[1]->applied, (std::vector<std::string>{"one", "two"}));
 }
