@@ -125,7 +125,7 @@ struct group {
   awaitable<void> do_tasks(sim::env& on, node_type& node, std::size_t i) {
     sim::env::timer timer(on);
     for (;;) {
-      timer.expires_after(1ms);
+      timer.expires_after(20ms);
       (void)co_await timer.wait();
       if (tasks[i].empty()) continue;
       const task next = std::move(tasks[i].front());
@@ -388,9 +388,9 @@ TEST(raft_node, a_leader_that_removes_itself_says_so_and_hands_over_at_once) {
 
 TEST(raft_node, a_proposal_ends_at_its_deadline_also_when_nothing_else_happens) {
   node_options slow;
-  slow.core.election_timeout = 100s;
+  slow.core.election_timeout = 20s;
   slow.core.heartbeat_interval = 10s;
-  slow.core.disk_stall_timeout = 1000s;
+  slow.core.disk_stall_timeout = 100s;
   group of(5, slow);
   of.proposes = false;
   const std::size_t leader = of.leader();
@@ -663,7 +663,10 @@ TEST(raft_node, a_late_answer_about_one_snapshot_is_not_taken_for_the_next) {
   ASSERT_TRUE(of.goes_on(300));
   sent_snapshots seen;
   of.world.add_node("n2").start([&](sim::env& on) -> awaitable<void> {
-    co_await accept_members(on, 2, [&](channel_type& leader) { return follow_late(on, leader, seen); });
+    const std::function<awaitable<void>(channel_type&)> session = [&](channel_type& leader) {
+      return follow_late(on, leader, seen);
+    };
+    co_await accept_members(on, 2, session);
   });
   of.run_on(0, [&](sim::env&, node_type& node) -> awaitable<void> {
     change_list add;
@@ -717,6 +720,9 @@ TEST(raft_node, what_came_of_a_snapshot_over_one_connection_counts_for_the_next)
       (void)co_await writer->finish();
     }
     const auto reader = store->read(40);
+    sim::env::timer timer(on);
+    timer.expires_after(300ms);  // the other one listens then
+    (void)co_await timer.wait();
     std::optional<channel_type> first, second;
     co_await connect_to(on, 1, 2, first);
     co_await connect_to(on, 1, 2, second);
@@ -733,7 +739,8 @@ TEST(raft_node, what_came_of_a_snapshot_over_one_connection_counts_for_the_next)
     }
     co_await hear_all(*second);
   });
-  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[1] && of.nodes[1]->applied() == 40; }, 30s));
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[1] && of.nodes[1]->applied() == 40; }, 30s))
+      << of.world.nodes()[0]->failure_text();
   EXPECT_EQ(wanted_again, sent);
   EXPECT_EQ(of.machines[1]->applied, (std::vector<std::string>{"one", "two"}));
 }
