@@ -42,11 +42,10 @@ std::string_view name_of(raft::role role) noexcept {
 std::string replica::leaderless() const {
   const auto& core = node_->core();
   if (core.leader() != 0) return {};
-  std::optional<time_point> heard;
-  if (core.heard_leader()) heard = time_point(*core.heard_leader());
-  if (led_at_ != time_point() && (!heard || *heard < led_at_)) heard = led_at_;
+  std::optional<duration> silent = node_->status().leader_silent_for;
+  if (const duration led = env_.now() - led_at_; led_at_ != time_point() && (!silent || led < *silent)) silent = led;
   const std::string contact =
-      heard ? fmt::format("last contact {:.1f} s", seconds(env_.now() - *heard)) : std::string("no contact yet");
+      silent ? fmt::format("last contact {:.1f} s", seconds(*silent)) : std::string("no contact yet");
   return fmt::format("no leader (term {}, {})", core.term(), contact);
 }
 

@@ -409,6 +409,54 @@ TEST(raft_node, a_proposal_ends_at_its_deadline_also_when_nothing_else_happens) 
   EXPECT_LT(took, 600ms);
 }
 
+awaitable<void> propose_into(node_type& to, outcome& done) { done = co_await to.propose(as_bytes("1"), 30s); }
+
+TEST(raft_node, what_became_of_a_proposal_is_not_known_when_the_node_closes) {
+  group of(5);
+  ASSERT_TRUE(of.goes_on(1));
+  of.proposes = false;
+  const std::size_t leader = of.leader();
+  ASSERT_NE(leader, of.size);
+  for (std::size_t i = 0; i < of.size; ++i) {
+    if (i != leader) of.world.nodes()[i]->crash();
+  }
+  outcome in_the_log, too_late;
+  of.run_on(leader, [&](sim::env& on, node_type& node) -> awaitable<void> {
+    const index_t last = node.log().last().index;
+    task_group asking(on.get_executor());
+    asking.spawn(propose_into(node, in_the_log));
+    sim::env::timer timer(on);
+    while (node.log().last().index == last) {
+      timer.expires_after(1ms);
+      (void)co_await timer.wait();
+    }
+    co_await node.close();
+    co_await asking.join();
+    too_late = co_await node.propose(as_bytes("2"), 30s);
+  });
+  EXPECT_EQ(in_the_log.error, errc::timed_out);
+  EXPECT_EQ(too_late.error, errc::closed);
+}
+
+TEST(raft_node, an_election_after_a_crash_takes_less_than_1_3_timeouts_at_the_median) {
+  group of(8);
+  const duration timeout = of.like.core.election_timeout;
+  std::vector<duration> took;
+  for (int round = 0; round < 101; ++round) {
+    ASSERT_TRUE(of.goes_on(5));
+    const std::size_t leader = of.leader();
+    ASSERT_NE(leader, of.size);
+    of.world.run_for(round * 1ms);  // wherever between two heartbeats
+    of.world.nodes()[leader]->crash();
+    const auto crashed_at = of.world.elapsed();
+    ASSERT_NE(of.leader(60s), of.size);
+    took.push_back(of.world.elapsed() - crashed_at);
+    of.world.nodes()[leader]->start();
+  }
+  std::nth_element(took.begin(), took.begin() + 50, took.end());
+  EXPECT_LT(took[50], timeout * 13 / 10);
+}
+
 TEST(raft_node, a_directory_belongs_to_one_node_at_a_time) {
   group of(6);
   ASSERT_TRUE(of.goes_on(1));

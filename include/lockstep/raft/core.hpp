@@ -275,8 +275,6 @@ class core {
   /// Of a leader: what it knows of another member; null for a stranger and when this node does not lead.
   [[nodiscard]] const progress* progress_of(node_id id) const;
   [[nodiscard]] std::uint64_t uncommitted_bytes() const noexcept { return uncommitted_.bytes(); }
-  /// When a leader was last heard of; nothing: never in this life.
-  [[nodiscard]] const std::optional<instant>& heard_leader() const noexcept { return heard_leader_; }
   /// Why this node last stood for election or gave up leading, for people.
   [[nodiscard]] const std::string& last_change() const noexcept { return last_change_; }
 

@@ -6,7 +6,9 @@
 //   options.directory = "/var/lib/orders";
 //   options.members = {{1, "10.0.0.1:7101"}, {2, "10.0.0.2:7101"}, {3, "10.0.0.3:7101"}};
 //   auto node = co_await raft::node<kv>::open(env, options, machine);
-//   lockstep::server server(env, env.listen(where, ec), node->server_options());
+//   lockstep::server_options serving;
+//   serving.channel = node->hello();
+//   lockstep::server server(env, env.listen(where, ec), serving);
 //   server.on("raft", [&](lockstep::channel& from) { return node->serve(from); });
 //   group.spawn(server.run());
 //   group.spawn(node->run());
@@ -227,7 +229,31 @@ class basic_node {
     index_t index = 0;
     term_t term = 0;
     outcome* to = nullptr;
-    bool ended = false;
+    bool ended = true;  // not in proposals_
+    waiting_proposal* previous = nullptr;
+    waiting_proposal* next = nullptr;
+  };
+  // By index.
+  class proposal_list {
+   public:
+    [[nodiscard]] bool empty() const noexcept { return !first_; }
+    [[nodiscard]] waiting_proposal* front() const noexcept { return first_; }
+    [[nodiscard]] waiting_proposal* back() const noexcept { return last_; }
+    void push_back(waiting_proposal& added) noexcept {
+      added.ended = false;
+      added.previous = last_;
+      (last_ ? last_->next : first_) = &added;
+      last_ = &added;
+    }
+    void end(waiting_proposal& gone) noexcept {
+      gone.ended = true;
+      (gone.previous ? gone.previous->next : first_) = gone.next;
+      (gone.next ? gone.next->previous : last_) = gone.previous;
+    }
+
+   private:
+    waiting_proposal* first_ = nullptr;
+    waiting_proposal* last_ = nullptr;
   };
   struct waiting_read {
     std::uint64_t id = 0;
@@ -274,7 +300,7 @@ class basic_node {
   // One after the other.
   struct turn;
   template <class Input>  // const effects&(core_type&)
-  awaitable<void> input(Input what);
+  awaitable<std::error_code> input(Input what);
   void perform(const effects& doing);
   void append(const effects& doing);
   void adopt(const record_batch& records);
@@ -346,8 +372,8 @@ class basic_node {
   byte_buffer result_;
   index_t snapshot_wanted_ = 0;  // by snapshot(): one that stands for this or more
   std::map<node_id, member> members_;
-  std::deque<waiting_proposal*> proposals_;  // by index
-  std::vector<waiting_read*> reads_;         // by id
+  proposal_list proposals_;
+  std::vector<waiting_read*> reads_;  // by id
   std::uint64_t last_read_ = 0;
   bool busy_ = false;          // an input's effects wait for the disk
   std::vector<node_id> lost_;  // connections meanwhile

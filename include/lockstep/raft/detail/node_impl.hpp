@@ -187,15 +187,15 @@ struct basic_node<Env, Machine>::turn : visit {
 // One input at a time: what it asks of the disk is done before the next.
 template <environment Env, state_machine Machine>
 template <class Input>
-awaitable<void> basic_node<Env, Machine>::input(Input what) {
+awaitable<std::error_code> basic_node<Env, Machine>::input(Input what) {
   while (busy_) (void)co_await turns_.wait();
-  if (closing_) throw std::system_error(errc::closed);
+  if (closing_) co_return errc::closed;
   const effects* decided = nullptr;
   try {
     decided = &what(*core_);
     if (!decided->persist && !decided->truncate) {
       perform(*decided);
-      co_return;
+      co_return std::error_code();
     }
   } catch (const std::system_error& error) {
     if (error.code() == errc::corrupt) fail(std::current_exception());
@@ -217,6 +217,7 @@ awaitable<void> basic_node<Env, Machine>::input(Input what) {
     fail(std::current_exception());
     throw;
   }
+  co_return std::error_code();
 }
 
 template <environment Env, state_machine Machine>
@@ -351,7 +352,7 @@ awaitable<void> basic_node<Env, Machine>::tick() {
       continue;
     }
     const auto what = [this](core_type& core) -> const effects& { return core.tick(now()); };
-    co_await input(what);
+    if (co_await input(what)) co_return;
   }
 }
 
@@ -386,7 +387,7 @@ awaitable<void> basic_node<Env, Machine>::flush() {
     if (log_->acked() != told) {
       told = log_->acked();
       const auto what = [this](core_type& core) -> const effects& { return core.persisted(now()); };
-      co_await input(what);
+      if (co_await input(what)) co_return;
     } else if (busy_ || log_->last() == told) {
       (void)co_await news_.wait();
     } else {
@@ -446,8 +447,7 @@ template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::answer_proposal(const record& applied) {
   while (!proposals_.empty() && proposals_.front()->index <= applied.index) {
     waiting_proposal& waiting = *proposals_.front();
-    proposals_.pop_front();
-    waiting.ended = true;
+    proposals_.end(waiting);
     if (waiting.index == applied.index && (waiting.term == applied.epoch || mutated(mutant::answer_by_any_record))) {
       waiting.to->at = applied.position();
       waiting.to->result.append(result_.view());
@@ -461,9 +461,8 @@ void basic_node<Env, Machine>::answer_proposal(const record& applied) {
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::drop_proposals(index_t keep, std::error_code why) {
   while (!proposals_.empty() && proposals_.back()->index > keep) {
-    proposals_.back()->ended = true;
     proposals_.back()->to->error = why;
-    proposals_.pop_back();
+    proposals_.end(*proposals_.back());
   }
   applied_news_.notify_all();
 }
@@ -580,7 +579,7 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
     // Only over a connection of this node's own would it notice that a quiet leader is gone.
     if (!member_of(from).reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
-    co_await input(what);
+    if (const std::error_code ec = co_await input(what)) throw std::system_error(ec);
     if (bad_records_) throw std::system_error(errc::bad_checksum, "records of node " + std::to_string(from));
   }
 }
@@ -676,7 +675,7 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
   struct leave : visit {
     leave(basic_node& in, waiting_proposal& who) : visit(in), gone(who) {}
     ~leave() {
-      if (!gone.ended && !visit::node_is_gone()) std::erase(visit::of.proposals_, &gone);
+      if (!gone.ended && !visit::node_is_gone()) visit::of.proposals_.end(gone);
     }
     waiting_proposal& gone;
   } const when_done(*this, self);
@@ -686,11 +685,11 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
     if (!refused) {
       self.index = log_->last().index + 1;
       self.term = core.term();
-      proposals_.push_back(&self);
+      proposals_.push_back(self);
     }
     return doing;
   };
-  co_await input(what);
+  if (const std::error_code closed = co_await input(what)) refused = closed;
   result.leader = core_->leader();
   if (refused) {
     result.error = refused;
@@ -701,7 +700,7 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
     wake_at(deadline);
     co_await applied_news_.wait_as(there);
   }
-  if (!self.ended) result.error = closing_ ? errc::closed : errc::timed_out;
+  if (!self.ended) result.error = errc::timed_out;  // also when the node closes: the record is in the log
   result.leader = core_->leader();
   co_return result;
 }
@@ -722,7 +721,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit
   } const when_done(*this, self);
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.read(self.id, now(), refused); };
-  co_await input(what);
+  if (const std::error_code closed = co_await input(what)) co_return closed;
   if (refused) co_return refused;
   while (!closing_ && env_.now() < deadline) {
     if (self.index == index_t{0}) co_return errc::not_leader;
@@ -742,7 +741,7 @@ template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::transfer(node_id to) {
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.transfer(to, now(), refused); };
-  co_await input(what);
+  if (const std::error_code closed = co_await input(what)) co_return closed;
   co_return refused;
 }
 
@@ -752,7 +751,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::change_members(change_list 
   const time_point deadline = env_.now() + limit;
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.change_members(changes, refused, why); };
-  co_await input(what);
+  if (const std::error_code closed = co_await input(what)) co_return closed;
   co_return co_await changed_members(refused, why, deadline);
 }
 
@@ -761,7 +760,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::leave_joint(duration limit,
   const time_point deadline = env_.now() + limit;
   std::error_code refused;
   const auto what = [&](core_type& core) -> const effects& { return core.leave_joint(refused, why); };
-  co_await input(what);
+  if (const std::error_code closed = co_await input(what)) co_return closed;
   co_return co_await changed_members(refused, why, deadline);
 }
 

@@ -196,7 +196,7 @@ awaitable<void> basic_node<Env, Machine>::accept_offer(const snapshot_offer& off
     wanted = doing.offer_accepted;
     return doing;
   };
-  co_await input(what);
+  if (const std::error_code ec = co_await input(what)) throw std::system_error(ec);
   if (!wanted) {
     snapshot_refused refused;
     refused.checksum = offer.checksum;
