@@ -35,6 +35,7 @@ GOALS = [
     (r"ship/memory/(1KiB|16KiB)", 1.10),
     (r"ship/sealed/(1KiB|16KiB)", 0.95),
     (r"ship/follower_log/(1KiB|16KiB)", 0.90),
+    (r"ship/raft_member/(1KiB|16KiB)", 0.80),
     (r"recovery/(scan|verify)/(1KiB|16KiB)", 0.70),
     (r"peers/leveldb/100B", 8),
     (r"peers/rocksdb_sync/64", 7),

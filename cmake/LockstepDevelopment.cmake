@@ -25,6 +25,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   # False alarms from inside <string> when std::string's operator+ is inlined (gcc.gnu.org/PR105651, PR105329), fixed
   # in g++ 13. AddressSanitizer finds the true ones.
   add_compile_options(-Wno-array-bounds -Wno-restrict -Wno-stringop-overflow)
+  # And about Asio's coroutine frames, when their operator new is inlined and their operator delete is not.
+  add_compile_options(-Wno-mismatched-new-delete)
 endif()
 if(LOCKSTEP_WERROR)
   add_compile_options(-Werror)
