@@ -43,7 +43,8 @@ std::string replica::leaderless() const {
   const auto& core = node_->core();
   if (core.leader() != 0) return {};
   std::optional<duration> silent = node_->status().leader_silent_for;
-  if (const duration led = env_.now() - led_at_; led_at_ != time_point() && (!silent || led < *silent)) silent = led;
+  if (const duration since = env_.now() - led_at_; led_at_ != time_point() && (!silent || since < *silent))
+    silent = since;
   const std::string contact =
       silent ? fmt::format("last contact {:.1f} s", seconds(*silent)) : std::string("no contact yet");
   return fmt::format("no leader (term {}, {})", core.term(), contact);

@@ -6,7 +6,7 @@
 //   EXPECT_EQ(group.ctl({"put", "k", "v"}).code, 0);  // asks any of them
 #pragma once
 
-#include "support/process.hpp"
+#include "process.hpp"
 
 #include <nlohmann/json.hpp>
 
