@@ -560,6 +560,33 @@ TEST(raft_node, ends_when_its_snapshots_cannot_be_stored_any_more) {
   EXPECT_TRUE(of.agrees());
 }
 
+// open() verifies the end of the log only: found by the simulator as two nodes that had applied different records.
+TEST(raft_node, a_record_that_was_damaged_in_a_full_segment_is_not_applied) {
+  node_options options;
+  options.log.segment_bytes = 8192;
+  group of(12, options);
+  of.command_bytes = 100;
+  ASSERT_TRUE(of.goes_on(300));
+  const std::size_t victim = (of.leader() + 1) % 3;
+  sim::node& target = *of.world.nodes()[victim];
+  ASSERT_GT(of.nodes[victim]->log().segment_count(), 2u);
+  target.crash();
+  const std::string path = "/data/log/00000000000000000001.seg";
+  std::vector<std::byte> bytes = *target.storage.bytes(path);
+  const std::string padding(50, '.');
+  const auto found = std::search(bytes.begin(), bytes.end(), as_bytes(padding).begin(), as_bytes(padding).end());
+  ASSERT_NE(found, bytes.end());
+  *found = std::byte{','};
+  target.storage.replace(path, bytes);
+  target.start();
+  ASSERT_TRUE(of.world.run_until([&] { return !target.running(); }, 10s));
+  EXPECT_NE(target.failure_text().find("corrupt"), std::string::npos) << target.failure_text();
+  target.start();
+  ASSERT_TRUE(of.goes_on(20));
+  ASSERT_TRUE(of.world.run_until([&] { return of.machines[victim]->applied.size() >= of.acknowledged.size(); }, 30s));
+  EXPECT_TRUE(of.agrees());
+}
+
 TEST(raft_node, after_damage_it_gets_everything_from_the_others_before_it_votes) {
   group of(11, with_small_snapshots());
   ASSERT_TRUE(of.goes_on(300));

@@ -369,6 +369,7 @@ class basic_node {
   std::uint64_t applied_bytes_ = 0;  // since the last snapshot
   bool machine_busy_ = false;        // a snapshot is taken or restored
   typename log_type::read_place apply_place_;
+  index_t found_at_open_ = 0;  // the last record of the log
   byte_buffer result_;
   index_t snapshot_wanted_ = 0;  // by snapshot(): one that stands for this or more
   std::map<node_id, member> members_;

@@ -61,6 +61,7 @@ awaitable<void> basic_node<Env, Machine>::open_files() {
   if (!opened.log) throw std::system_error(errc::corrupt, folder("log") + ": " + opened.report.reason);
   log_ = std::move(opened.log);
   log_type& log = *log_;
+  found_at_open_ = log.last().index;
   store_ = co_await store_type::open(env_, folder("snapshots"), options_.snapshots);
   const std::optional<snapshot_info> newest = store_->newest();
   stored_state stored;
@@ -420,12 +421,19 @@ template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::apply_some() {
   const index_t limit = applicable();
   const record_batch batch = log_->read(apply_place_, std::size_t{64} << 10);
+  bytes_view rest = batch.bytes();
   for (const record each : batch) {
     if (each.index > limit) {
       apply_place_ = {};
       apply_place_.next = each.index;
       return;
     }
+    // Of what an earlier life has left on disk, the log verifies its end only when it is opened.
+    if (record found; each.index <= found_at_open_ && !options_.witness &&
+                      log_codec::decode_record(rest, applied_, found) != log_codec::record_verdict::ok) {
+      throw std::system_error(errc::corrupt, folder("log") + ": record " + std::to_string(each.index));
+    }
+    rest = rest.subspan(log_format::record_bytes(each.payload.size()));
     result_.clear();
     if (each.kind == data_record && each.payload.size() >= sizeof(std::uint64_t) && !options_.witness) {
       entry next;
