@@ -68,7 +68,8 @@ std::vector<message> one_of_each() {
   of(message_type::heartbeat).commit = 21;
   of(message_type::heartbeat).round = 22;
   of(message_type::heartbeat).quiet = true;
-  of(message_type::heartbeat_response).round = highest;
+  of(message_type::heartbeat_response).index = highest;
+  of(message_type::heartbeat_response).round = 25;
   of(message_type::read_request).round = 23;
   of(message_type::read_response).index = highest;
   of(message_type::read_response).round = 24;

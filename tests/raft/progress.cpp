@@ -111,8 +111,32 @@ TEST(raft_progress, a_probe_is_sent_once_until_something_is_heard) {
   EXPECT_TRUE(p.is_paused());
   EXPECT_EQ(p.next(), 10u) << "nobody knows whether it fits";
   expect_nothing_in_flight(p);
-  p.on_heartbeat();
+  (void)p.on_heartbeat(0);
   EXPECT_FALSE(p.is_paused()) << "the probe may be lost";
+}
+
+TEST(raft_progress, a_heartbeat_makes_up_for_a_lost_acknowledgement) {
+  progress p = replicating(5);
+  p.on_sent(8, 10);
+  EXPECT_TRUE(p.on_heartbeat(8));
+  EXPECT_EQ(p.match(), 8u);
+  expect_nothing_in_flight(p);
+  EXPECT_FALSE(p.on_heartbeat(8));
+  EXPECT_FALSE(p.on_heartbeat(7)) << "a late one";
+  EXPECT_EQ(p.match(), 8u);
+  p.become_snapshot(20);
+  EXPECT_TRUE(p.on_heartbeat(20));
+  EXPECT_EQ(p.state(), state::replicate) << "it was installed";
+}
+
+TEST(raft_progress, a_heartbeat_does_not_end_a_probe) {
+  progress p(10);
+  EXPECT_TRUE(p.on_heartbeat(3)) << "what a follower knows to be common once it was started anew is little";
+  EXPECT_EQ(p.state(), state::probe);
+  EXPECT_EQ(p.match(), 3u);
+  EXPECT_EQ(p.next(), 10u);
+  EXPECT_TRUE(p.on_heartbeat(12));
+  EXPECT_EQ(p.next(), 13u);
 }
 
 TEST(raft_progress, a_probe_without_records_waits_for_its_answer_too) {
@@ -198,7 +222,7 @@ TEST(raft_progress, a_full_window_pauses) {
   EXPECT_FALSE(p.is_paused());
   p.on_sent(7, 1);
   EXPECT_TRUE(p.is_paused());
-  p.on_heartbeat();
+  (void)p.on_heartbeat(0);
   EXPECT_TRUE(p.is_paused()) << "a heartbeat acknowledges no record";
   p.on_ack(6);
   EXPECT_FALSE(p.is_paused());
@@ -274,6 +298,9 @@ TEST(raft_progress, probing_again_forgets_what_is_in_flight) {
   p.on_sent(8, 10);
   p.become_probe();
   EXPECT_FALSE(p.is_paused()) << "a probe that was lost";
+  progress unknown(10);
+  unknown.become_probe();
+  EXPECT_EQ(unknown.next(), 10u) << "as likely as before";
 }
 
 // --- Snapshots ---
@@ -286,7 +313,7 @@ TEST(raft_progress, nothing_is_sent_beside_a_snapshot) {
   EXPECT_EQ(p.pending_snapshot(), 20u);
   EXPECT_TRUE(p.is_paused());
   expect_nothing_in_flight(p);
-  p.on_heartbeat();
+  (void)p.on_heartbeat(0);
   EXPECT_TRUE(p.is_paused());
   EXPECT_FALSE(p.on_reject(7, 0)) << "a nack from before";
   EXPECT_EQ(p.state(), state::snapshot);
@@ -346,7 +373,7 @@ TEST(raft_progress, no_order_of_events_breaks_what_holds_always) {
       switch (random() % 9) {
         case 0: p.on_ack(index); break;
         case 1: p.on_reject(index, hint); break;
-        case 2: p.on_heartbeat(); break;
+        case 2: (void)p.on_heartbeat(index); break;
         case 3: p.on_sent(p.next() - 1, 5); break;
         case 4: p.become_snapshot(index); break;
         case 5: p.abort_snapshot(); break;

@@ -9,7 +9,7 @@
 //    3 append                    x                    x                  x                x               x        x
 //    4 append_response           x                    x                           x       x       x
 //    5 heartbeat                 x                                       x                x       x
-//    6 heartbeat_response        x                                                        x
+//    6 heartbeat_response        x                                                x       x
 //    7 read_request              x                                                        x
 //    8 read_response             x                                                x       x
 //    9 timeout_now               x
@@ -160,7 +160,7 @@ constexpr std::optional<message_fields> fields_of(message_type type) noexcept {
     case message_type::append_response:
       return message_fields{.at = true, .index = true, .round = true, .flags = rejected_flag | lost_flag};
     case message_type::heartbeat: return message_fields{.commit = true, .round = true, .flags = quiet_flag};
-    case message_type::heartbeat_response: return message_fields{.round = true};
+    case message_type::heartbeat_response: return message_fields{.index = true, .round = true};
     case message_type::read_request: return message_fields{.round = true};
     case message_type::read_response: return message_fields{.index = true, .round = true};
     case message_type::timeout_now: return message_fields{};

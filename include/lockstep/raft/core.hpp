@@ -352,6 +352,7 @@ class core {
   void on_append_response(const message& of);
   void on_heartbeat(const message& of);
   void on_heartbeat_response(const message& of);
+  void acknowledged_by(node_id follower, bool more);
   void on_read_request(const message& of);
   void on_read_response(const message& of);
   void on_timeout_now(const message& of);
@@ -362,6 +363,7 @@ class core {
   void commit_what_is_known();
   void acknowledge(node_id to);
   void acknowledge_more();
+  [[nodiscard]] index_t acknowledgeable() const;
   void reject_append(const message& of);
   message& send(node_id to, message_type type);
   message& answer(const message& of, message_type type) { return send(of.from, type); }

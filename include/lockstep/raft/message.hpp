@@ -41,8 +41,8 @@ struct message {
   /// append, heartbeat: what of the leader's log is committed; a heartbeat names nothing that its receiver has not
   /// acknowledged.
   index_t commit = 0;
-  /// append_response: the last index that is durable and as the leader has it; when rejected, the index that was asked
-  /// for. read_response: the index to read at; 0: this node does not lead.
+  /// append_response, heartbeat_response: the last index that is durable and as the leader has it; when rejected, the
+  /// index that was asked for. read_response: the index to read at; 0: this node does not lead.
   index_t index = 0;
   /// heartbeat, heartbeat_response: the leader's round of asking whether it still leads.
   /// read_request, read_response: which of the follower's reads.

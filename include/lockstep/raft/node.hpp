@@ -267,8 +267,9 @@ class basic_node {
   };
   // An open connection.
   struct line {
-    line(channel_type& channel, const asio::any_io_executor& on) : over(channel), more(on) {}
+    line(channel_type& channel, bool own, const asio::any_io_executor& on) : over(channel), ours(own), more(on) {}
     channel_type& over;
+    bool ours;
     std::deque<message> unsent;  // while there is no room, or records are on their way that are not to be overtaken
     wait_list more;
   };

@@ -150,13 +150,16 @@ class progress {
     enter(state_t::probe, match_ + 1);
   }
 
-  /// The follower answered a heartbeat: a probe that has no answer yet may be lost, and another one may be sent.
-  void on_heartbeat() noexcept { probe_sent_ = false; }
+  /// The follower answered a heartbeat: it has everything up to `index`, of which the acknowledgement may be lost. So
+  /// may be a probe that has no answer yet, and another one may be sent.
+  /// @return whether match() rose.
+  bool on_heartbeat(index_t index) noexcept;
 
   /// Nothing that is under way is sure to arrive: begin again behind match(), or behind the snapshot that was sent.
+  /// What was probed for is as likely as before.
   void become_probe() noexcept {
-    const index_t snapshot = pending_snapshot_;
-    enter(state_t::probe, std::max(match_, snapshot) + 1);
+    const index_t behind = std::max(match_, pending_snapshot_);
+    enter(state_t::probe, state_ == state_t::probe ? next_ : behind + 1);
   }
 
   void become_replicate() noexcept { enter(state_t::replicate, match_ + 1); }
@@ -222,6 +225,16 @@ inline bool progress::on_ack(index_t index) noexcept {
       if (match_ >= pending_snapshot_) become_replicate();
       break;
   }
+  return advanced;
+}
+
+inline bool progress::on_heartbeat(index_t index) noexcept {
+  probe_sent_ = false;
+  if (state_ != state_t::probe) return on_ack(index);
+  // What it is known to have may lie far below what it has: the probe finds out.
+  const bool advanced = index > match_;
+  match_ = std::max(match_, index);
+  next_ = std::max(next_, match_ + 1);
   return advanced;
 }
 

@@ -531,9 +531,8 @@ void core<Log>::on_append(const message& of) {
 
 template <core_log Log>
 void core<Log>::on_append_response(const message& of) {
-  leading* const lead = as_leader();
-  peer* const from = find_peer(of.from);
-  if (!lead || !from) return;
+  peer* const from = as_leader() ? find_peer(of.from) : nullptr;
+  if (!from) return;
   from->heard = now_;
   if (of.rejected) {
     const index_t least = position(log_.base()).index;
@@ -546,9 +545,15 @@ void core<Log>::on_append_response(const message& of) {
     return;
   }
   if (of.index > last_index_) return;  // no node that follows this one says that
-  if (from->progress.on_ack(of.index)) update_commit();
+  acknowledged_by(of.from, from->progress.on_ack(of.index));
+}
+
+template <core_log Log>
+void core<Log>::acknowledged_by(node_id follower, bool more) {
+  if (more) update_commit();
   // The commit may have ended this node's leadership.
-  if (as_leader() && lead->transfer_to == of.from) send_timeout_now_if_ready(*find_peer(of.from));
+  const leading* const lead = as_leader();
+  if (lead && lead->transfer_to == follower) send_timeout_now_if_ready(*find_peer(follower));
 }
 
 template <core_log Log>
@@ -559,9 +564,10 @@ void core<Log>::on_heartbeat(const message& of) {
   commit_what_is_known();
   const bool has_everything = commit_ == of.commit && commit_ == last_index_ && durable_ == last_index_;
   std::get<following>(state_).quiet = of.quiet && has_everything;
-  answer(of, message_type::heartbeat_response).round = of.round;
-  // What became durable while no leader was known.
-  if (!mutated(mutant::forget_to_acknowledge)) acknowledge_more();
+  message& response = answer(of, message_type::heartbeat_response);
+  response.round = of.round;
+  // An acknowledgement may be lost with its connection, and what became durable while no leader was known has had none.
+  if (!mutated(mutant::forget_to_acknowledge)) response.index = acknowledged_ = acknowledgeable();
 }
 
 template <core_log Log>
@@ -569,9 +575,9 @@ void core<Log>::on_heartbeat_response(const message& of) {
   peer* const from = find_peer(of.from);
   if (!from) return;
   from->heard = now_;
-  from->progress.on_heartbeat();
   from->round = std::max(from->round, of.round);
   confirm_rounds();
+  if (of.index <= last_index_) acknowledged_by(of.from, from->progress.on_heartbeat(of.index));
 }
 
 template <core_log Log>
@@ -641,13 +647,17 @@ void core<Log>::commit_what_is_known() {
 
 template <core_log Log>
 void core<Log>::acknowledge(node_id to) {
-  acknowledged_ = mutated(mutant::acknowledge_before_durable) ? matched_ : std::min(matched_, durable_);
-  send(to, message_type::append_response).index = acknowledged_;
+  send(to, message_type::append_response).index = acknowledged_ = acknowledgeable();
+}
+
+template <core_log Log>
+index_t core<Log>::acknowledgeable() const {
+  return mutated(mutant::acknowledge_before_durable) ? matched_ : std::min(matched_, durable_);
 }
 
 template <core_log Log>
 void core<Log>::acknowledge_more() {
-  if (leader() != 0 && std::min(matched_, durable_) > acknowledged_) acknowledge(leader());
+  if (leader() != 0 && acknowledgeable() > acknowledged_) acknowledge(leader());
 }
 
 template <core_log Log>

@@ -545,7 +545,13 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over, bool ours) {
   member_of(with).life = over.peer().features;
   std::list<line>& lines = member_of(with).lines;
-  const auto place = lines.emplace(ours ? lines.begin() : lines.end(), over, env_.get_executor());
+  // Its process has one connection of its own at a time: those before this one are over, though this end does not know.
+  if (!ours) {
+    for (line& each : lines) {
+      if (!each.ours) each.over.abort();
+    }
+  }
+  const auto place = lines.emplace(ours ? lines.begin() : lines.end(), over, ours, env_.get_executor());
   std::exception_ptr ended;
   if (ours) member_of(with).reached = true;
   try {
