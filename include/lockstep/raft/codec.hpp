@@ -53,6 +53,13 @@ namespace lockstep::raft {
 /// Kinds of the snapshot stream's frames beside message_type::snapshot_offer.
 enum class snapshot_frame : std::uint8_t { accepted = 32, chunk = 33, done = 34, refused = 35 };
 
+/// Whether a frame is of the snapshot stream, its offer among them.
+constexpr bool is_of_snapshots(std::uint8_t kind) noexcept {
+  return kind == static_cast<std::uint8_t>(message_type::snapshot_offer) ||
+         (kind >= static_cast<std::uint8_t>(snapshot_frame::accepted) &&
+          kind <= static_cast<std::uint8_t>(snapshot_frame::refused));
+}
+
 /// Words in an array of their own, so that a sender can gather them with what follows.
 class encoded_words {
  public:

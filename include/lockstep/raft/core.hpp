@@ -31,7 +31,6 @@
 #include <chrono>
 #include <concepts>
 #include <cstdint>
-#include <deque>
 #include <limits>
 #include <optional>
 #include <string>
@@ -316,7 +315,7 @@ class core {
     std::uint64_t round = 0;            // the last that was begun
     std::uint64_t confirmed = 0;        // the last that a quorum has answered
     std::optional<instant> lease_from;  // when that was begun
-    std::deque<sent_round> rounds;      // begun and not confirmed
+    std::vector<sent_round> rounds;     // begun and not confirmed
     std::vector<pending_read> reads;
     node_id transfer_to = 0;
     instant transfer_until{};

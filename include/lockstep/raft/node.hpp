@@ -302,10 +302,17 @@ class basic_node {
   struct turn;
   template <class Input>  // const effects&(core_type&)
   awaitable<std::error_code> input(Input what);
+  template <class Input>
+  const effects* decide(const Input& what);
+  awaitable<void> carry_out(const effects& doing);
   void perform(const effects& doing);
   void append(const effects& doing);
   void adopt(const record_batch& records);
   void post(const message& of);
+  [[nodiscard]] bool promises_too_early(const message& of) const;
+  static std::exception_ptr rule_broken(const std::string& which) {
+    return std::make_exception_ptr(std::system_error(errc::diverged, which));
+  }
   void fail(std::exception_ptr why);
   void wake_everybody();
   [[nodiscard]] instant now() const { return env_.now().time_since_epoch(); }
@@ -334,7 +341,7 @@ class basic_node {
   awaitable<void> take_snapshot();
   awaitable<void> send_snapshot(node_id to, channel_type& over);
   [[nodiscard]] bool is_sending(node_id to) const;
-  awaitable<bool> hear_of_snapshot(const frame_view& frame, member& from, channel_type& over);
+  awaitable<void> hear_of_snapshot(const frame_view& frame, member& from, channel_type& over);
   void hear_answer(member& from, snapshot_answer said);
   awaitable<void> accept_offer(const snapshot_offer& offer, channel_type& over);
   awaitable<void> take_chunk(const snapshot_chunk& chunk, channel_type& over);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <iterator>
 
 namespace lockstep::raft {
 
@@ -784,9 +785,11 @@ void core<Log>::confirm_rounds() {
   const bool by_half = !voters.outgoing.empty() && mutated(mutant::read_by_new_half_only);
   const index_t of_quorum = by_half ? voters.incoming.committed(answered) : voters.committed(answered);
   lead.confirmed = std::max(lead.confirmed, std::min(of_quorum, lead.round));
-  while (!lead.rounds.empty() && lead.rounds.front().round <= lead.confirmed) {
-    lead.lease_from = mutated(mutant::lease_from_answer) ? now_ : lead.rounds.front().at;
-    lead.rounds.pop_front();
+  const auto open = std::find_if(lead.rounds.begin(), lead.rounds.end(),
+                                 [&](const sent_round& each) { return each.round > lead.confirmed; });
+  if (open != lead.rounds.begin()) {
+    lead.lease_from = mutated(mutant::lease_from_answer) ? now_ : std::prev(open)->at;
+    lead.rounds.erase(lead.rounds.begin(), open);
   }
   release_reads();
   const bool waits_for_next = std::any_of(lead.reads.begin(), lead.reads.end(),

@@ -185,24 +185,34 @@ struct basic_node<Env, Machine>::turn : visit {
   }
 };
 
-// One input at a time: what it asks of the disk is done before the next.
+// One input at a time: what it asks of the disk is done before the next. Who has many of them and wants no coroutine
+// for each calls decide() and carry_out() while nobody is busy.
 template <environment Env, state_machine Machine>
 template <class Input>
 awaitable<std::error_code> basic_node<Env, Machine>::input(Input what) {
   while (busy_) (void)co_await turns_.wait();
   if (closing_) co_return errc::closed;
-  const effects* decided = nullptr;
+  if (const effects* const doing = decide(what)) co_await carry_out(*doing);
+  co_return std::error_code();
+}
+
+// Performs the effects and returns nothing, or returns those that need the disk.
+template <environment Env, state_machine Machine>
+template <class Input>
+const effects* basic_node<Env, Machine>::decide(const Input& what) {
   try {
-    decided = &what(*core_);
-    if (!decided->persist && !decided->truncate) {
-      perform(*decided);
-      co_return std::error_code();
-    }
+    const effects& decided = what(*core_);
+    if (decided.persist || decided.truncate) return &decided;
+    perform(decided);
+    return nullptr;
   } catch (const std::system_error& error) {
     if (error.code() == errc::corrupt) fail(std::current_exception());
     throw;
   }
-  const effects& doing = *decided;
+}
+
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::carry_out(const effects& doing) {
   const turn held(*this);
   try {
     if (doing.persist && mutated(mutant::reply_before_hard_state)) {
@@ -218,13 +228,12 @@ awaitable<std::error_code> basic_node<Env, Machine>::input(Input what) {
     fail(std::current_exception());
     throw;
   }
-  co_return std::error_code();
 }
 
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::perform(const effects& doing) {
   if (!doing.broken.empty()) {
-    fail(std::make_exception_ptr(std::system_error(errc::diverged, doing.broken)));
+    fail(rule_broken(doing.broken));
     return;
   }
   try {
@@ -290,6 +299,7 @@ void basic_node<Env, Machine>::adopt(const record_batch& records) {
 // Lost messages are sent anew when a connection begins; so whoever does not take any more loses his connection.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::post(const message& of) {
+  if (promises_too_early(of)) return fail(rule_broken("a message goes out whose term or vote is not durable"));
   const auto found = members_.find(of.to);
   if (found == members_.end() || found->second.lines.empty()) return;
   constexpr std::size_t most_unsent = 4096;
@@ -301,6 +311,14 @@ void basic_node<Env, Machine>::post(const message& of) {
   if (to.unsent.size() == most_unsent) return to.over.abort();
   to.unsent.push_back(of);
   to.more.notify_one();
+}
+
+// A pre-vote is of a term that may never be.
+template <environment Env, state_machine Machine>
+bool basic_node<Env, Machine>::promises_too_early(const message& of) const {
+  const hard_state& durable = hard_->state();
+  if (of.pre) return false;
+  return of.term > durable.term || (of.granted && (of.term != durable.term || of.to != durable.vote));
 }
 
 template <environment Env, state_machine Machine>
@@ -585,7 +603,10 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
     const frame_view frame = co_await over.receive();
     member_of(from).heard = env_.now();
     if (core_->leader() == from) heard_leader_ = env_.now();
-    if (co_await hear_of_snapshot(frame, member_of(from), over)) continue;
+    if (is_of_snapshots(frame.kind)) {
+      co_await hear_of_snapshot(frame, member_of(from), over);
+      continue;
+    }
     std::optional<message> heard = decode_message(frame);
     if (!heard || heard->from != from || heard->to != options_.core.id) {
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
@@ -593,7 +614,11 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
     // Only over a connection of this node's own would it notice that a quiet leader is gone.
     if (!member_of(from).reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
-    if (const std::error_code ec = co_await input(what)) throw std::system_error(ec);
+    if (busy_ || closing_) {
+      if (const std::error_code ec = co_await input(what)) throw std::system_error(ec);
+    } else if (const effects* const doing = decide(what)) {
+      co_await carry_out(*doing);
+    }
     if (bad_records_) throw std::system_error(errc::bad_checksum, "records of node " + std::to_string(from));
   }
 }
@@ -703,7 +728,11 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
     }
     return doing;
   };
-  if (const std::error_code closed = co_await input(what)) refused = closed;
+  if (busy_ || closing_) {
+    if (const std::error_code closed = co_await input(what)) refused = closed;
+  } else if (const effects* const doing = decide(what)) {
+    co_await carry_out(*doing);
+  }
   result.leader = core_->leader();
   if (refused) {
     result.error = refused;

@@ -149,34 +149,33 @@ struct basic_node<Env, Machine>::receiver_turn : visit {
 };
 
 template <environment Env, state_machine Machine>
-awaitable<bool> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& frame, member& from, channel_type& over) {
+awaitable<void> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& frame, member& from, channel_type& over) {
   if (frame.kind == static_cast<std::uint8_t>(message_type::snapshot_offer)) {
     const std::optional<snapshot_offer> offer = decode_snapshot_offer(frame);
     if (!offer || offer->announced.to != options_.core.id) throw std::system_error(errc::malformed, "snapshot offer");
     co_await accept_offer(*offer, over);
-    co_return true;
+    co_return;
   }
   switch (static_cast<snapshot_frame>(frame.kind)) {
     case snapshot_frame::chunk: {
       const std::optional<snapshot_chunk> chunk = snapshot_chunk::decode(frame);
       if (!chunk) throw std::system_error(errc::malformed, "snapshot chunk");
       co_await take_chunk(*chunk, over);
-      co_return true;
+      co_return;
     }
     case snapshot_frame::accepted:
       if (const auto accepted = snapshot_accepted::decode(frame)) {
         hear_answer(from, {snapshot_frame::accepted, accepted->checksum, accepted->offset});
       }
-      co_return true;
+      co_return;
     case snapshot_frame::done:
       if (const auto done = snapshot_done::decode(frame)) hear_answer(from, {snapshot_frame::done, done->checksum, 0});
-      co_return true;
+      co_return;
     case snapshot_frame::refused:
       if (const auto refused = snapshot_refused::decode(frame)) {
         hear_answer(from, {snapshot_frame::refused, refused->checksum, 0});
       }
-      co_return true;
-    default: co_return false;
+      co_return;
   }
 }
 
