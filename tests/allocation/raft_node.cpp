@@ -117,8 +117,8 @@ awaitable<std::size_t> counted_proposals(node<counter>& leader, std::size_t clie
 
 TEST_P(raft_allocation_group, allocates_nothing_for_a_proposal) {
   ASSERT_TRUE(test::run_until(io, [&] { return nodes[0]->core().role() == role::leader; }));
-  // Three nodes on one thread seldom have the same coroutines at once: where Asio has kept no frame that is large enough,
-  // it gives one up and allocates. That is an event of the timing, not of a proposal.
+  // Three nodes on one thread seldom have the same coroutines at once: where Asio has kept no frame that is large
+  // enough, it gives one up and allocates. That is an event of the timing, not of a proposal.
   constexpr std::size_t proposals_for_one = 20;
   const std::size_t counted = test::run_counting(io, counted_proposals(*nodes[0], GetParam()));
   EXPECT_LT(counted, GetParam() * measured / proposals_for_one);
