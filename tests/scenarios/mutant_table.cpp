@@ -91,7 +91,9 @@ class hunt {
     std::uint64_t done = 0;
     for (std::uint64_t upto = std::min<std::uint64_t>(50, options_.seeds); done < options_.seeds;) {
       for (place& each : scenarios_) {
-        if (each.fails_anyway || (done != 0 && each.reached == 0)) continue;
+        // Where a few seeds have not come by the mistake, more are tried only as long as nobody has.
+        const bool is_elsewhere = done != 0 && each.reached == 0 && reached_ != 0;
+        if (each.fails_anyway || is_elsewhere) continue;
         if (const auto found = kill_between(each, first_seed, first_seed + done, upto - done)) return found;
       }
       done = upto;
