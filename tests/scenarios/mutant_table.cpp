@@ -252,7 +252,7 @@ std::string result_text(const mutant_row& of) {
     return "killed by " + std::to_string(of.kills.size()) + " of " + std::to_string(of.tries) + " ranges of seeds";
   }
   if (of.killed()) return "killed";
-  return of.reached == 0 ? "**survived**, never reached" : "**survived**";
+  return of.reached == 0 ? "survived, never reached" : "survived";
 }
 
 std::string seeds_text(std::optional<std::uint64_t> seeds) { return seeds ? std::to_string(*seeds) : "too many"; }
