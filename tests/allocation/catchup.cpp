@@ -37,8 +37,10 @@ log_options log_of(std::uint64_t segment_bytes, std::size_t chunk_bytes) {
   return options;
 }
 
+/// Heartbeats come with time, and not with batches.
 source_options in_batches() {
   source_options options;
+  options.heartbeat_interval = std::chrono::hours(1);
   options.max_batch_bytes = batch_bytes;
   return options;
 }

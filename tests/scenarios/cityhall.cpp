@@ -389,6 +389,18 @@ void die_at_snapshots(city& in, sim::node& replica) {
   });
 }
 
+// A node goes on through everything but what its own disk refuses: then it ends, and is started again.
+void must_be_the_disk(sim::node& ended) {
+  sim::simulation::require(ended.failure() != nullptr, ended.name + " ended for no reason");
+  try {
+    std::rethrow_exception(ended.failure());
+  } catch (const std::system_error& error) {
+    const std::error_code ec = error.code();
+    const bool refused = ec == std::errc::io_error || ec == std::errc::no_space_on_device || ec == errc::log_failed;
+    sim::simulation::require(refused, ended.name + " ended, and not because of its disk: " + error.what());
+  }
+}
+
 [[nodiscard]] bool converged(const city& in, const std::vector<sim::node*>& among) {
   const auto stands_with_leader = [&in](const sim::node* each) {
     const store_type* const store = each->index < in.stores.size() ? in.stores[each->index] : in.stores[0];
@@ -440,6 +452,7 @@ void run(sim::simulation& of) {
   for (std::uint64_t i = 0; i < clients; ++i) {
     of.add("client" + std::to_string(i + 1), [&in, i](sim::env& on) { return ask_forever(on, in, i); });
   }
+  of.on_end = &must_be_the_disk;
   look_now_and_then(in);
   for (std::uint64_t copies = random.chance(0.6) ? 0 : 1 + random.below(2); copies != 0; --copies) {
     restore_a_copy(in, random);

@@ -94,7 +94,9 @@ class hunt {
     std::uint64_t done = 0;
     for (std::uint64_t upto = std::min<std::uint64_t>(50, options_.seeds); done < options_.seeds;) {
       for (place& each : scenarios_) {
-        if (each.fails_anyway || (done != 0 && each.reached == 0)) continue;
+        // Where a few seeds have not come by the mistake, more are tried only as long as nobody has.
+        const bool is_elsewhere = done != 0 && each.reached == 0 && reached_ != 0;
+        if (each.fails_anyway || is_elsewhere) continue;
         if (const auto found = kill_between(each, first_seed, first_seed + done, upto - done)) return found;
       }
       done = upto;
@@ -256,31 +258,32 @@ std::string result_text(const mutant_row& of) {
   return of.reached == 0 ? "survived, never reached" : "survived";
 }
 
-std::string seeds_text(const mutant_row& of) {
-  const auto median = of.median_seeds();
-  return median ? std::to_string(*median) : "";
-}
+std::string seeds_text(std::optional<std::uint64_t> seeds) { return seeds ? std::to_string(*seeds) : "too many"; }
+
+std::string seeds_text(const mutant_row& of) { return of.kills.empty() ? "" : seeds_text(of.median_seeds()); }
 
 std::size_t number_killed(const std::vector<mutant_row>& rows) {
   return static_cast<std::size_t>(
       std::count_if(rows.begin(), rows.end(), [](const auto& each) { return each.killed(); }));
 }
 
-// What so many of a hundred mutants are killed within.
-std::uint64_t seeds_of_percentile(const std::vector<mutant_row>& rows, std::size_t percent) {
+// What so many of a hundred mutants are killed within; null: more than were tried. Those that end the process are left
+// out, since the seeds that it took went with it.
+std::optional<std::uint64_t> seeds_of_percentile(const std::vector<mutant_row>& rows, std::size_t percent) {
   std::vector<std::uint64_t> seeds;
   for (const mutant_row& each : rows) {
-    if (const auto median = each.median_seeds()) seeds.push_back(*median);
+    if (each.died.empty()) seeds.push_back(each.median_seeds().value_or(UINT64_MAX));
   }
-  if (seeds.empty()) return 0;
+  if (seeds.empty()) return std::nullopt;
   std::sort(seeds.begin(), seeds.end());
-  return seeds[std::min(seeds.size() - 1, seeds.size() * percent / 100)];
+  const std::uint64_t found = seeds[std::min(seeds.size() - 1, seeds.size() * percent / 100)];
+  return found == UINT64_MAX ? std::nullopt : std::optional(found);
 }
 
 std::string sum(const std::vector<mutant_row>& rows) {
   return std::to_string(number_killed(rows)) + " of " + std::to_string(rows.size()) +
-         " mutants are killed; half of them within " + std::to_string(seeds_of_percentile(rows, 50)) +
-         " seeds, 95 % within " + std::to_string(seeds_of_percentile(rows, 95)) + ".";
+         " mutants are killed; half of them within " + seeds_text(seeds_of_percentile(rows, 50)) +
+         " seeds, 95 % within " + seeds_text(seeds_of_percentile(rows, 95)) + ".";
 }
 
 // Columns as wide as their widest cell.
@@ -321,8 +324,7 @@ const kill* mutant_row::typical() const {
 }
 
 std::optional<std::uint64_t> mutant_row::median_seeds() const {
-  const kill* const middle = typical();
-  return middle ? std::optional(middle->seeds()) : std::nullopt;
+  return kills.size() > tries / 2 ? std::optional(typical()->seeds()) : std::nullopt;
 }
 
 bool mutant_row::needs(std::string_view family) const {
@@ -362,7 +364,8 @@ std::vector<ablation> ablate(const std::vector<mutant_row>& rows, const mutant_o
               : 0;
       if (!row.needs(family)) continue;
       progress.say("without " + one.family + ": " + row.name);
-      without.seeds = std::min(options.seeds, std::max<std::uint64_t>(100, 5 * row.median_seeds().value_or(0)));
+      without.seeds =
+          std::min(options.seeds, std::max<std::uint64_t>(100, 5 * row.median_seeds().value_or(options.seeds)));
       const mutant_info& bug = *find_mutant(row.name);
       if (!in_a_child(bug, [&] { return hunt(bug, without).run(); }).killed()) one.survivors.push_back(row.name);
     }
@@ -383,23 +386,20 @@ std::string as_text(const std::vector<mutant_row>& rows) {
 
 std::string as_markdown(const std::vector<mutant_row>& rows) {
   std::vector<std::vector<std::string>> cells = {
-      {"Mutant", "Bug", "Killed", "Seeds to kill", "Scenario", "Fault families that it takes"}};
+      {"Mutant", "Bug", "Result", "Seeds to kill", "Scenario", "Fault families that it takes"}};
   for (const mutant_row& each : rows) {
     const kill* const typical = each.typical();
-    cells.push_back({"`" + each.name + "`", each.bug,
-                     each.killed() ? each.died.empty() ? "yes" : "yes: " + each.died : "**no**", seeds_text(each),
+    cells.push_back({"`" + each.name + "`", each.bug, result_text(each), seeds_text(each),
                      typical ? typical->scenario : "", families_text(each)});
   }
   return markdown(cells) + "\n" + sum(rows) + "\n";
 }
 
 json as_json(const std::vector<mutant_row>& rows, const mutant_options& options) {
-  json object = {{"mutants", rows.size()},
-                 {"killed", number_killed(rows)},
-                 {"seeds_tried", options.seeds},
-                 {"median_seeds", seeds_of_percentile(rows, 50)},
-                 {"p95_seeds", seeds_of_percentile(rows, 95)},
-                 {"rows", json::array()}};
+  json object = {{"mutants", rows.size()},  {"killed", number_killed(rows)}, {"seeds_tried", options.seeds},
+                 {"median_seeds", nullptr}, {"p95_seeds", nullptr},          {"rows", json::array()}};
+  if (const auto median = seeds_of_percentile(rows, 50)) object["median_seeds"] = *median;
+  if (const auto p95 = seeds_of_percentile(rows, 95)) object["p95_seeds"] = *p95;
   for (const mutant_row& each : rows) object["rows"].push_back(to_json(each));
   return object;
 }

@@ -35,8 +35,9 @@ struct mutant_row {
   std::string died;           ///< how the process ended with it, if it did: that finds it too
 
   [[nodiscard]] bool killed() const noexcept { return !kills.empty() || !died.empty(); }
+  /// A range without a kill counts as more than any; null when that is the median.
   [[nodiscard]] std::optional<std::uint64_t> median_seeds() const;
-  /// The kill with the median number of seeds; a range without one counts as more than any.
+  /// The kill with the median number of seeds, or with the most.
   [[nodiscard]] const kill* typical() const;
   /// Whether it was only ever killed with this family's help.
   [[nodiscard]] bool needs(std::string_view family) const;
