@@ -252,7 +252,23 @@ TEST(raft_replication, a_follower_that_was_long_without_a_leader_acknowledges_wh
   c.sync(2);
   c.slow_disks.clear();
   c.receive(c.made(message_type::heartbeat, 1, 2));
-  EXPECT_EQ(c.take(message_type::append_response, 2, 1)->index, c.last(1));
+  EXPECT_EQ(c.take(message_type::heartbeat_response, 2, 1)->index, c.last(1));
+}
+
+TEST(raft_replication, a_lost_acknowledgement_is_made_up_for_by_the_next_heartbeat) {
+  cluster c(3);
+  c.elect(1);
+  c.crash(3);
+  c.slow_disks = {2};
+  c.propose(1, "a");
+  c.settle();
+  c.sync(2);
+  ASSERT_TRUE(c.take(message_type::append_response, 2, 1)) << "on a connection that node 2 does not know to be over";
+  c.settle();
+  ASSERT_LT(c[1].commit(), c.last(1));
+  c.wake(1);
+  c.settle();
+  EXPECT_EQ(c[1].commit(), c.last(1));
 }
 
 TEST(raft_replication, a_damaged_follower_is_refilled_by_the_leader_to_whom_it_has_acknowledged_more) {  // design: C6

@@ -106,6 +106,7 @@ class rules {
         if (of.granted) votes(from, of);
         return;
       case message_type::append_response:
+      case message_type::heartbeat_response:
         require(of.rejected || of.index <= from.log.acked().index, "node ", from.id,
                 " acknowledges what is not durable");
         return;
