@@ -351,7 +351,7 @@ class core {
   void on_append_response(const message& of);
   void on_heartbeat(const message& of);
   void on_heartbeat_response(const message& of);
-  void acknowledged_by(node_id follower, bool more);
+  void match_rose(node_id follower);
   void on_read_request(const message& of);
   void on_read_response(const message& of);
   void on_timeout_now(const message& of);

@@ -546,12 +546,12 @@ void core<Log>::on_append_response(const message& of) {
     return;
   }
   if (of.index > last_index_) return;  // no node that follows this one says that
-  acknowledged_by(of.from, from->progress.on_ack(of.index));
+  if (from->progress.on_ack(of.index)) match_rose(of.from);
 }
 
 template <core_log Log>
-void core<Log>::acknowledged_by(node_id follower, bool more) {
-  if (more) update_commit();
+void core<Log>::match_rose(node_id follower) {
+  update_commit();
   // The commit may have ended this node's leadership.
   const leading* const lead = as_leader();
   if (lead && lead->transfer_to == follower) send_timeout_now_if_ready(*find_peer(follower));
@@ -578,7 +578,7 @@ void core<Log>::on_heartbeat_response(const message& of) {
   from->heard = now_;
   from->round = std::max(from->round, of.round);
   confirm_rounds();
-  if (of.index <= last_index_) acknowledged_by(of.from, from->progress.on_heartbeat(of.index));
+  if (of.index <= last_index_ && from->progress.on_heartbeat(of.index)) match_rose(of.from);
 }
 
 template <core_log Log>
