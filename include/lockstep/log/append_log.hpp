@@ -119,6 +119,13 @@ class basic_append_log {
   /// Cancellation: the caller stops waiting; the sync goes on.
   awaitable<void> sync();
 
+  /// Whether append() takes records of so many encoded bytes now, as far as log_options::max_unsynced_bytes goes.
+  [[nodiscard]] bool has_room_for(std::size_t encoded_bytes) const noexcept {
+    return unsynced_bytes_ == 0 || unsynced_bytes_ + encoded_bytes <= options_.max_unsynced_bytes;
+  }
+  /// Waits until there is more of it: until what is staged now is synced or, with sync_policy::never, written.
+  awaitable<void> make_room();
+
   // --- what is there
   // --------------------------------------------------------------------------------------------------
 

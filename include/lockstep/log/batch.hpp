@@ -63,6 +63,16 @@ class record_batch {
     return {bytes_.subspan(bytes), first, last_, owner_};
   }
 
+  /// The same records without those behind `last`, the first one's index or a later one.
+  [[nodiscard]] record_batch up_to(index_t last) const {
+    if (last >= last_) return *this;
+    iterator end = begin();
+    while ((*end).index <= last) ++end;
+    return {
+        bytes_.first(static_cast<std::size_t>((*end).payload.data() - bytes_.data()) - log_format::record_header_bytes),
+        first_, last, owner_};
+  }
+
   [[nodiscard]] iterator begin() const noexcept { return iterator(bytes_.data()); }
   [[nodiscard]] iterator end() const noexcept { return iterator(bytes_.data() + bytes_.size()); }
 

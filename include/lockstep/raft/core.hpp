@@ -68,7 +68,7 @@ struct core_options {
   node_id id = 0;
   std::uint64_t seed = 0;  ///< for the chance in election timeouts; different on every node
 
-  /// Without a word from a leader for this long, and up to twice as long by chance, a voter asks to be one. A leader
+  /// Without a word from a leader for this long, and up to half as long again by chance, a voter asks to be one. A leader
   /// that has not heard from a quorum for this long steps down. The same on every node.
   instant election_timeout = std::chrono::milliseconds(1000);
   instant heartbeat_interval = std::chrono::milliseconds(100);

@@ -86,7 +86,8 @@ struct node_options {
 
 /// What became of a proposal.
 struct outcome {
-  /// Nothing: it was applied. not_leader, overloaded, closed: it was not, and will not be. timed_out: not known.
+  /// Nothing: it was applied. not_leader, overloaded, record_too_large, closed, or what the disk said: it was not, and
+  /// will not be. timed_out: not known.
   std::error_code error;
   node_id leader = 0;  ///< who leads, as far as this node knows; 0: not known
   position at;         ///< of its record, when it was applied
@@ -191,11 +192,15 @@ class basic_node {
 
   /// Changes the members, and waits until the change is committed; a joint one that is left by itself, until it is
   /// left.
-  /// @return nothing; not_leader (also when another leader's record stands in its place), overloaded (the last change
-  /// is
-  ///   under way), wrong_node (see core::change_members()), timed_out (or not known for another reason), closed. @param
-  ///   why  what is wrong with the change itself: then nothing has happened.
+  /// @param why  what is wrong with the change itself: then nothing has happened.
+  /// @return nothing; wrong_node (see core::change_members()); overloaded (the last change is under way, or there is no
+  ///   room for this one), not_leader, closed: it was not made; timed_out: not known.
   awaitable<std::error_code> change_members(change_list changes, duration limit, change_error& why);
+  /// One change of those, likewise: a new member, which follows and has no vote yet; a vote for one that follows; or
+  /// one member less.
+  awaitable<std::error_code> add(node_id who, std::string address, duration limit, change_error& why);
+  awaitable<std::error_code> promote(node_id who, duration limit, change_error& why);
+  awaitable<std::error_code> remove(node_id who, duration limit, change_error& why);
   /// Leaves a joint configuration that is not left by itself. Likewise.
   awaitable<std::error_code> leave_joint(duration limit, change_error& why);
 
@@ -276,7 +281,8 @@ class basic_node {
   struct member {
     std::string where;  // empty: not known
     bool dialled = false;
-    std::list<line> lines;  // ours first, since it carries the records
+    typename Env::timer* next_attempt = nullptr;  // while it waits
+    std::list<line> lines;                        // ours first, since it carries the records
     typename log_type::read_place place;
     position shipped;                       // the record before place.next
     bool reached = false;                   // by a channel of ours, which ends soon when nothing is heard
@@ -305,9 +311,13 @@ class basic_node {
   template <class Input>
   const effects* decide(const Input& what);
   awaitable<void> carry_out(const effects& doing);
+  awaitable<void> write(const effects& doing);
+  awaitable<void> deaf(awaitable<void> work);
   void perform(const effects& doing);
   void append(const effects& doing);
   void adopt(const record_batch& records);
+  [[nodiscard]] bool contradicts(const configuration& config) const;
+  [[nodiscard]] std::exception_ptr another_kind_of_member() const;
   void post(const message& of);
   [[nodiscard]] bool promises_too_early(const message& of) const;
   static std::exception_ptr rule_broken(const std::string& which) {
@@ -341,7 +351,7 @@ class basic_node {
   awaitable<void> take_snapshot();
   awaitable<void> send_snapshot(node_id to, channel_type& over);
   [[nodiscard]] bool is_sending(node_id to) const;
-  awaitable<void> hear_of_snapshot(const frame_view& frame, member& from, channel_type& over);
+  awaitable<void> hear_of_snapshot(const frame_view& frame, node_id id, channel_type& over);
   void hear_answer(member& from, snapshot_answer said);
   awaitable<void> accept_offer(const snapshot_offer& offer, channel_type& over);
   awaitable<void> take_chunk(const snapshot_chunk& chunk, channel_type& over);
@@ -353,7 +363,7 @@ class basic_node {
   awaitable<void> speak(line& to);
   awaitable<void> ship(node_id to, channel_type& over);
   record_batch for_witness(const record_batch& records, index_t last);
-  awaitable<std::error_code> changed_members(std::error_code refused, change_error why, time_point deadline);
+  awaitable<std::error_code> changed_members(index_t change, time_point deadline);
   member& member_of(node_id id) { return members_[id]; }
 
   Env& env_;
@@ -376,6 +386,7 @@ class basic_node {
   index_t snapshot_index_ = 0;       // of the newest
   std::uint64_t applied_bytes_ = 0;  // since the last snapshot
   bool machine_busy_ = false;        // a snapshot is taken or restored
+  bool restoring_ = false;           // the machine is not as applied_ says
   typename log_type::read_place apply_place_;
   index_t found_at_open_ = 0;  // the last record of the log
   byte_buffer result_;

@@ -173,7 +173,7 @@ class follower_session {
           }
           const index_t first = of_.log.last().index + 1;
           bytes_view rest = frame.payload;
-          while (!stage_records(rest)) co_await make_room();
+          while (!stage_records(rest)) co_await of_.log.make_room();
           of_.events.received(first, of_.log.last().index, frame.payload.size());
           if (pulls()) hear_answer(false);
           break;
@@ -245,12 +245,6 @@ class follower_session {
     }
     staged_.notify_all();
     return all;
-  }
-
-  // Under sync_policy::interval all can be acknowledged and the log still full.
-  awaitable<void> make_room() {
-    const bool flushed = of_.log.acked().index >= of_.log.last().index;
-    return flushed ? of_.log.sync() : of_.log.durable(of_.log.last().index);
   }
 
   [[noreturn]] void refuse_record(log_codec::record_verdict verdict) const {

@@ -25,7 +25,7 @@ template <environment Env>
 [[gnu::always_inline]] inline detail::tail_chunk& basic_append_log<Env>::room_for(std::size_t bytes) {
   if (failure_ || closing_) throw_if_unusable();
   if (taking_back_) fail_append(errc::overloaded);
-  if (unsynced_bytes_ != 0 && unsynced_bytes_ + bytes > options_.max_unsynced_bytes) fail_append(errc::overloaded);
+  if (!has_room_for(bytes)) fail_append(errc::overloaded);
 
   const std::uint64_t end = staged_offset_ + bytes;
   if (end > options_.segment_bytes && staged_offset_ > log_format::segment_header_bytes) {
@@ -449,6 +449,12 @@ template <environment Env>
 awaitable<void> basic_append_log<Env>::sync() {
   throw_if_unusable();
   co_await run_owned(sync_owned());
+}
+
+// Under sync_policy::interval all can be acknowledged and the log still full.
+template <environment Env>
+awaitable<void> basic_append_log<Env>::make_room() {
+  return acked().index >= last().index ? sync() : durable(last().index);
 }
 
 // --- reading

@@ -435,7 +435,7 @@ void core<Log>::resume() {
 template <core_log Log>
 void core<Log>::reset_election_deadline() {
   const auto timeout = static_cast<std::uint64_t>(options_.election_timeout.count());
-  const std::uint64_t by_chance = mutated(mutant::same_timeout_everywhere) ? 0 : random() % timeout;
+  const std::uint64_t by_chance = mutated(mutant::same_timeout_everywhere) ? 0 : random() % (timeout / 2);
   const std::uint64_t by_priority = timeout / 100 * (100u - std::min<std::uint64_t>(options_.priority, 100));
   election_deadline_ = now_ + instant(static_cast<std::int64_t>(timeout + by_chance + by_priority));
 }

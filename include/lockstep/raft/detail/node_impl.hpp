@@ -3,6 +3,9 @@
 
 #include "lockstep/raft/node.hpp"
 
+#include <asio/bind_cancellation_slot.hpp>
+#include <asio/co_spawn.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cassert>
@@ -81,7 +84,8 @@ awaitable<void> basic_node<Env, Machine>::open_files() {
     throw std::system_error(errc::corrupt, log.directory() + " begins behind every snapshot");
   }
 
-  if (log.last().index == 0 && !options_.members.empty()) {
+  // After damage the group gives it back, whoever its members are by now.
+  if (log.last().index == 0 && !options_.members.empty() && generation_ == 0) {
     // The same record on every first member, so that their logs begin alike.
     configuration first;
     for (const auto& [id, where] : options_.members) {
@@ -101,11 +105,14 @@ awaitable<void> basic_node<Env, Machine>::open_files() {
     for (const record each : batch) {
       if (each.kind != config_record) continue;
       auto config = decode_configuration(each.payload);
-      if (!config)
-        throw std::system_error(errc::corrupt, "record " + std::to_string(each.index) + " in " + log.directory());
+      if (!config) {
+        throw std::system_error(errc::malformed, "record " + std::to_string(each.index) + " in " + log.directory() +
+                                                     ", a configuration; of another version perhaps");
+      }
       stored.configurations.push_back({each.index, std::move(*config)});
     }
   }
+  if (contradicts(stored.configurations.back().config)) std::rethrow_exception(another_kind_of_member());
   core_options core = options_.core;
   core.seed = env_.random();
   core.must_refill = log.acked().index < refill_ ? refill_ : 0;
@@ -192,7 +199,12 @@ template <class Input>
 awaitable<std::error_code> basic_node<Env, Machine>::input(Input what) {
   while (busy_) (void)co_await turns_.wait();
   if (closing_) co_return errc::closed;
-  if (const effects* const doing = decide(what)) co_await carry_out(*doing);
+  if (const effects* const doing = decide(what)) {
+    const bool throws = co_await this_coro::throw_if_cancelled();
+    co_await this_coro::throw_if_cancelled(false);  // what is decided is carried out
+    co_await carry_out(*doing);
+    co_await this_coro::throw_if_cancelled(throws);
+  }
   co_return std::error_code();
 }
 
@@ -215,14 +227,7 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::carry_out(const effects& doing) {
   const turn held(*this);
   try {
-    if (doing.persist && mutated(mutant::reply_before_hard_state)) {
-      for (const message& each : doing.send) post(each);
-    }
-    if (doing.persist) co_await hard_->write(*doing.persist);
-    if (doing.truncate && !mutated(mutant::keep_conflicting_records)) {
-      if (!mutated(mutant::answer_by_any_record)) drop_proposals(*doing.truncate, errc::not_leader);
-      co_await log_->truncate_suffix(*doing.truncate);
-    }
+    co_await deaf(write(doing));
     perform(doing);
   } catch (...) {
     fail(std::current_exception());
@@ -231,11 +236,37 @@ awaitable<void> basic_node<Env, Machine>::carry_out(const effects& doing) {
 }
 
 template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::write(const effects& doing) {
+  if (doing.persist && mutated(mutant::reply_before_hard_state)) {
+    for (const message& each : doing.send) post(each);
+  }
+  if (doing.persist) co_await hard_->write(*doing.persist);
+  if (doing.truncate && !mutated(mutant::keep_conflicting_records)) {
+    // Whoever else has them may lead yet, and commit them (paper, figure 8).
+    if (!mutated(mutant::answer_by_any_record)) drop_proposals(*doing.truncate, errc::timed_out);
+    co_await log_->truncate_suffix(*doing.truncate);
+  }
+}
+
+// The caller's end does not end `work`: a connection that breaks leaves no half of it.
+template <environment Env, state_machine Machine>
+awaitable<void> basic_node<Env, Machine>::deaf(awaitable<void> work) {
+  co_await asio::co_spawn(env_.get_executor(), std::move(work),
+                          asio::bind_cancellation_slot(asio::cancellation_slot(), use_awaitable));
+}
+
+template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::perform(const effects& doing) {
   if (!doing.broken.empty()) {
     fail(rule_broken(doing.broken));
     return;
   }
+  for (const released_read& each : doing.reads) {
+    const auto waiting = std::lower_bound(reads_.begin(), reads_.end(), each.id,
+                                          [](const waiting_read* read, std::uint64_t id) { return read->id < id; });
+    if (waiting != reads_.end() && (*waiting)->id == each.id) (*waiting)->index = each.index;
+  }
+  if (!doing.reads.empty()) read_news_.notify_all();
   try {
     append(doing);
   } catch (const std::system_error& error) {
@@ -249,12 +280,6 @@ void basic_node<Env, Machine>::perform(const effects& doing) {
     return;
   }
   for (const message& each : doing.send) post(each);
-  for (const released_read& each : doing.reads) {
-    const auto waiting = std::lower_bound(reads_.begin(), reads_.end(), each.id,
-                                          [](const waiting_read* read, std::uint64_t id) { return read->id < id; });
-    if (waiting != reads_.end() && (*waiting)->id == each.id) (*waiting)->index = each.index;
-  }
-  if (!doing.reads.empty()) read_news_.notify_all();
   // Last: an adopted configuration is an input, whose effects are none.
   if (!doing.append.empty()) adopt(doing.append);
   news_.notify_all();
@@ -291,9 +316,25 @@ void basic_node<Env, Machine>::adopt(const record_batch& records) {
   for (const record each : records) {
     if (each.kind != config_record || each.index > log_->last().index || each.index <= core_->members_index()) continue;
     auto config = decode_configuration(each.payload);
-    if (!config) return fail(std::make_exception_ptr(std::system_error(errc::corrupt, "a configuration in the log")));
+    // Its chain is sound: this is what its leader has made, another version perhaps.
+    if (!config) return fail(std::make_exception_ptr(std::system_error(errc::malformed, "a configuration in the log")));
+    if (contradicts(*config)) return fail(another_kind_of_member());
     (void)core_->adopt(each.index, std::move(*config));
   }
+}
+
+// A witness that led, or whose snapshots others got, would lose what it never had.
+template <environment Env, state_machine Machine>
+bool basic_node<Env, Machine>::contradicts(const configuration& config) const {
+  return config.voters.contains(options_.core.id) && config.witnesses.contains(options_.core.id) != options_.witness;
+}
+
+template <environment Env, state_machine Machine>
+std::exception_ptr basic_node<Env, Machine>::another_kind_of_member() const {
+  const std::string what = options_.witness ? " is a full voter of its group, and was started as a witness"
+                                            : " is a witness of its group, and was not started as one";
+  return std::make_exception_ptr(
+      std::system_error(errc::wrong_node, "node " + std::to_string(options_.core.id) + what));
 }
 
 // Lost messages are sent anew when a connection begins; so whoever does not take any more loses his connection.
@@ -483,7 +524,7 @@ void basic_node<Env, Machine>::answer_proposal(const record& applied) {
   }
 }
 
-// Of records that are not in the log any more, and so are never applied.
+// Of records that are not in this log any more.
 template <environment Env, state_machine Machine>
 void basic_node<Env, Machine>::drop_proposals(index_t keep, std::error_code why) {
   while (!proposals_.empty() && proposals_.back()->index > keep) {
@@ -513,8 +554,8 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::dial(node_id id) {
   backoff waits(options_.reconnect_least, options_.reconnect_most);
   typename Env::timer timer(env_);
-  time_point connected_at = env_.now();
   while (!closing_ && core_->members().is_member(id)) {
+    std::optional<time_point> connected_at;
     try {
       const std::optional<address> where = address::parse(member_of(id).where);
       if (!where) throw std::system_error(errc::malformed, "the address of node " + std::to_string(id));
@@ -538,9 +579,11 @@ awaitable<void> basic_node<Env, Machine>::dial(node_id id) {
       }
     }
     if (closing_) co_return;
-    if (env_.now() - connected_at >= options_.reconnect_most) waits.reset();
+    if (connected_at && env_.now() - *connected_at >= options_.reconnect_most) waits.reset();
     timer.expires_after(waits.next(env_.random()));
+    member_of(id).next_attempt = &timer;
     (void)co_await timer.wait();
+    member_of(id).next_attempt = nullptr;
   }
   member_of(id).dialled = false;
 }
@@ -549,6 +592,7 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::serve(channel_type& from) {
   const node_id id = from.peer().node;
   if (id == 0) throw std::system_error(errc::wrong_node, "only members connect for this");
+  if (closing_) throw std::system_error(errc::closed);
   co_await talk(id, from, false);
 }
 
@@ -563,8 +607,9 @@ template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over, bool ours) {
   member_of(with).life = over.peer().features;
   std::list<line>& lines = member_of(with).lines;
-  // Its process has one connection of its own at a time: those before this one are over, though this end does not know.
   if (!ours) {
+    if (member_of(with).next_attempt) member_of(with).next_attempt->cancel();  // it can be reached, it seems
+    // Its process has one connection of its own at a time: those before are over, though this end does not know.
     for (line& each : lines) {
       if (!each.ours) each.over.abort();
     }
@@ -584,6 +629,7 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
   lines.erase(place);
   if (ours) member_of(with).reached = false;
   lose(with);
+  news_.notify_all();
   if (ended) std::rethrow_exception(ended);
 }
 
@@ -600,17 +646,20 @@ void basic_node<Env, Machine>::lose(node_id with) {
 template <environment Env, state_machine Machine>
 awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over) {
   for (;;) {
+    co_await this_coro::throw_if_cancelled(true);
     const frame_view frame = co_await over.receive();
+    co_await this_coro::throw_if_cancelled(false);  // what is decided is carried out
     member_of(from).heard = env_.now();
     if (core_->leader() == from) heard_leader_ = env_.now();
     if (is_of_snapshots(frame.kind)) {
-      co_await hear_of_snapshot(frame, member_of(from), over);
+      co_await hear_of_snapshot(frame, from, over);
       continue;
     }
     std::optional<message> heard = decode_message(frame);
     if (!heard || heard->from != from || heard->to != options_.core.id) {
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
     }
+    while (!log_->has_room_for(heard->records.bytes().size())) co_await log_->make_room();
     // Only over a connection of this node's own would it notice that a quiet leader is gone.
     if (!member_of(from).reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
@@ -657,7 +706,7 @@ awaitable<void> basic_node<Env, Machine>::ship(node_id to, channel_type& over) {
     made.to = to;
     made.term = core_->term();
     made.commit = plan.commit;
-    if (target.shipped.index + 1 != plan.next || log_->position_at(plan.next - 1) != target.shipped) {
+    if (target.place.next != plan.next || log_->position_at(plan.next - 1) != target.shipped) {
       target.place = {};
       target.place.next = plan.next;
       target.shipped = *log_->position_at(plan.next - 1);
@@ -665,7 +714,7 @@ awaitable<void> basic_node<Env, Machine>::ship(node_id to, channel_type& over) {
     made.at = target.shipped;
     if (plan.send == append_plan::what::records) {
       made.records = log_->read(target.place, options_.max_batch_bytes, visibility::staged);
-      if (!plan.payloads) made.records = for_witness(made.records, plan.last);
+      made.records = plan.payloads ? made.records.up_to(plan.last) : for_witness(made.records, plan.last);
       for (const record each : made.records) {
         target.shipped.epoch = each.epoch;
         target.shipped.index = each.index;
@@ -719,6 +768,15 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
     waiting_proposal& gone;
   } const when_done(*this, self);
   std::error_code refused;
+  const std::size_t bytes = sizeof(std::uint64_t) + command.size();  // behind the time
+  if (bytes > options_.log.max_payload_bytes)
+    refused = errc::record_too_large;
+  else if (!log_->has_room_for(log_format::record_bytes(bytes)))
+    refused = errc::overloaded;
+  if (refused) {
+    result.error = refused;
+    co_return result;
+  }
   const auto what = [&](core_type& core) -> const effects& {
     const effects& doing = core.propose(data_record, command, refused);
     if (!refused) {
@@ -768,7 +826,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::read_barrier(duration limit
   if (refused) co_return refused;
   while (!closing_ && env_.now() < deadline) {
     if (self.index == index_t{0}) co_return errc::not_leader;
-    const bool is_applied = self.index && applied_.index >= *self.index;
+    const bool is_applied = self.index && applied_.index >= *self.index && !restoring_;
     if (is_applied || (self.index && mutated(mutant::read_before_applied))) co_return std::error_code();
     wake_at(deadline);
     const until_applied there{self.index.value_or(0)};
@@ -793,31 +851,62 @@ awaitable<std::error_code> basic_node<Env, Machine>::change_members(change_list 
                                                                     change_error& why) {
   const time_point deadline = env_.now() + limit;
   std::error_code refused;
-  const auto what = [&](core_type& core) -> const effects& { return core.change_members(changes, refused, why); };
+  index_t record = 0;
+  const auto what = [&](core_type& core) -> const effects& {
+    record = log_->last().index + 1;
+    return core.change_members(changes, refused, why);
+  };
   if (const std::error_code closed = co_await input(what)) co_return closed;
-  co_return co_await changed_members(refused, why, deadline);
+  if (refused || why != change_error::none) co_return refused;
+  co_return co_await changed_members(record, deadline);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::add(node_id who, std::string address, duration limit,
+                                                         change_error& why) {
+  change_list one;
+  one.changes.push_back({change_type::add_learner, who, std::move(address)});
+  return change_members(std::move(one), limit, why);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::promote(node_id who, duration limit, change_error& why) {
+  change_list one;
+  one.changes.push_back({change_type::add_voter, who, ""});
+  return change_members(std::move(one), limit, why);
+}
+
+template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::remove(node_id who, duration limit, change_error& why) {
+  change_list one;
+  one.changes.push_back({change_type::remove, who, ""});
+  return change_members(std::move(one), limit, why);
 }
 
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::leave_joint(duration limit, change_error& why) {
   const time_point deadline = env_.now() + limit;
   std::error_code refused;
-  const auto what = [&](core_type& core) -> const effects& { return core.leave_joint(refused, why); };
+  index_t record = 0;
+  const auto what = [&](core_type& core) -> const effects& {
+    record = log_->last().index + 1;
+    return core.leave_joint(refused, why);
+  };
   if (const std::error_code closed = co_await input(what)) co_return closed;
-  co_return co_await changed_members(refused, why, deadline);
+  if (refused || why != change_error::none) co_return refused;
+  co_return co_await changed_members(record, deadline);
 }
 
 // Waits for the change that was just begun. Whoever leads no more may not learn what became of it.
 template <environment Env, state_machine Machine>
-awaitable<std::error_code> basic_node<Env, Machine>::changed_members(std::error_code refused, change_error why,
-                                                                     time_point deadline) {
-  if (refused || why != change_error::none) co_return refused;
+awaitable<std::error_code> basic_node<Env, Machine>::changed_members(index_t change, time_point deadline) {
+  if (core_->members_index() != change) co_return errc::overloaded;  // its record has found no room
   const term_t term = core_->term();
-  index_t change = core_->members_index();
   while (!closing_ && env_.now() < deadline) {
     if (change > log_->base().index) {
       const std::optional<position> there = log_->position_at(change);
-      if (!there || there->epoch != term) co_return errc::not_leader;
+      // Whoever else has it may lead yet, unless another record is committed in its place.
+      if (!there || there->epoch != term) co_return core_->commit() >= change ? errc::not_leader : errc::timed_out;
     }
     const bool leads = core_->role() == role::leader && core_->term() == term;
     if (core_->commit() >= change) {
@@ -904,6 +993,11 @@ awaitable<void> basic_node<Env, Machine>::close() {
   group_.cancel();
   wake_everybody();
   co_await group_.join();
+  for (auto& [id, other] : members_) {
+    for (line& each : other.lines) each.over.abort();
+  }
+  const auto serves = [](const auto& each) { return !each.second.lines.empty(); };
+  while (std::any_of(members_.begin(), members_.end(), serves)) (void)co_await news_.wait_uncancellable();
   if (log_) co_await log_->close();
 }
 

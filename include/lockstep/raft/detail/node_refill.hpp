@@ -105,10 +105,13 @@ index_t basic_node<Env, Machine>::last_index_on_disk() const {
       continue;
     }
     last = std::max(last, first - 1);
-    for (std::size_t at = log_format::segment_header_bytes; at + log_format::record_header_bytes <= bytes.size();
-         at += log_format::record_alignment) {
+    // What a payload holds may look like a header.
+    const index_t most = first + bytes.size() / log_format::record_header_bytes;
+    for (std::size_t at = log_format::segment_header_bytes; at + log_format::record_header_bytes <= bytes.size();) {
       const auto header = log_codec::decode_header(bytes.data() + at);
-      if (header) last = std::max(last, header->index);
+      const bool sound = header && header->index >= first && header->index <= most;
+      if (sound) last = std::max(last, header->index);
+      at += sound ? header->total_bytes() : log_format::record_alignment;
     }
   }
   if (ec) throw std::system_error(ec, "cannot list " + directory);

@@ -149,10 +149,13 @@ struct basic_node<Env, Machine>::receiver_turn : visit {
 };
 
 template <environment Env, state_machine Machine>
-awaitable<void> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& frame, member& from, channel_type& over) {
+awaitable<void> basic_node<Env, Machine>::hear_of_snapshot(const frame_view& frame, node_id id, channel_type& over) {
+  member& from = member_of(id);
   if (frame.kind == static_cast<std::uint8_t>(message_type::snapshot_offer)) {
     const std::optional<snapshot_offer> offer = decode_snapshot_offer(frame);
-    if (!offer || offer->announced.to != options_.core.id) throw std::system_error(errc::malformed, "snapshot offer");
+    if (!offer || offer->announced.from != id || offer->announced.to != options_.core.id) {
+      throw std::system_error(errc::malformed, "snapshot offer");
+    }
     co_await accept_offer(*offer, over);
     co_return;
   }
@@ -217,7 +220,7 @@ awaitable<void> basic_node<Env, Machine>::accept_offer(const snapshot_offer& off
       receiver_ = co_await store_->receive(id);
     }
     complete = receiver_->complete();
-    if (complete) co_await install();
+    if (complete) co_await deaf(install());
   }
   if (complete) {
     co_await tell_of_installation(offer.checksum, over);
@@ -244,7 +247,7 @@ awaitable<void> basic_node<Env, Machine>::take_chunk(const snapshot_chunk& chunk
       throw;
     }
     if (!receiver_->complete()) co_return;
-    co_await install();
+    co_await deaf(install());
   }
   co_await tell_of_installation(chunk.checksum, over);
 }
@@ -260,7 +263,9 @@ awaitable<void> basic_node<Env, Machine>::install() {
     const machine_turn alone(*this);
     const turn held(*this);
     try {
+      restoring_ = true;
       co_await restore(info.id.at.index);
+      restoring_ = false;
       drop_proposals(0, errc::timed_out);
       co_await log_->reset(info.id.at);
       apply_place_ = {};
