@@ -175,7 +175,7 @@ TEST(raft_node_answers, the_directory_of_another_cluster_or_node_is_refused_by_a
   const auto contents = [&] {
     std::vector<std::pair<std::string, std::vector<std::byte>>> all;
     for (const std::string& path : target.storage.files()) {
-      if (path != "/data/lock") all.emplace_back(path, *target.storage.bytes(path));
+      if (!path.ends_with(log_files::lock)) all.emplace_back(path, *target.storage.bytes(path));
     }
     return all;
   };
