@@ -335,6 +335,7 @@ TEST(raft_node_close, at_any_step_of_the_installation_of_a_snapshot) {
     sim::node& target = *of.world.nodes()[i];
     const index_t last = of.nodes[i]->log().last().index;
     ending told;
+    told.somebody_waits = false;
     installation seen;
     told.when = [&](node_type&) {
       all = seen.done;
