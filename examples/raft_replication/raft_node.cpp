@@ -62,8 +62,14 @@ awaitable<void> type(real::env& env, replica& of, duration timeout, stop_signal&
 
 awaitable<void> stop(task_group& typing, http_server* http, replica& member) {
   typing.cancel();
-  if (http) co_await http->close();
+  std::exception_ptr failure;
+  try {
+    if (http) co_await http->close();
+  } catch (...) {
+    failure = std::current_exception();  // rethrown when all is closed
+  }
   co_await member.close();
+  if (failure) std::rethrow_exception(failure);
 }
 
 awaitable<void> serve(real::env& env, stop_signal& signal, node_command command) {
@@ -87,7 +93,11 @@ awaitable<void> serve(real::env& env, stop_signal& signal, node_command command)
   } catch (...) {
     failure = std::current_exception();  // rethrown when all has ended
   }
-  co_await stop(typing, http.get(), *member);
+  try {
+    co_await stop(typing, http.get(), *member);
+  } catch (...) {
+    if (!failure) failure = std::current_exception();
+  }
   co_await typing.join();
   if (failure) std::rethrow_exception(failure);
   log->info("stopped; applied up to index {}", member->node().applied());

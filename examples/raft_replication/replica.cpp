@@ -1,6 +1,7 @@
 #include "raft_replication/replica.hpp"
 
 #include "common/exit_codes.hpp"
+#include "common/output.hpp"
 
 #include <fmt/format.h>
 
@@ -70,12 +71,20 @@ awaitable<void> replica::run() {
 
 awaitable<void> replica::close() {
   if (std::exchange(closed_, true)) co_return;
-  co_await node_->close();
+  std::exception_ptr failure;
+  try {
+    co_await node_->close();
+  } catch (...) {
+    failure = std::current_exception();  // rethrown when all is closed
+  }
   co_await links_.close();
   co_await server_->close();
+  if (failure) std::rethrow_exception(failure);
 }
 
-void replica::tell(std::string text) {
+// It may have a peer's bytes in it.
+void replica::tell(std::string_view what) {
+  const std::string text = examples::escape(what);
   constexpr std::size_t most_events = 100;
   if (events_.size() == most_events) events_.pop_front();
   events_.push_back({env_.wall_now(), text});

@@ -119,7 +119,7 @@ class replica {
   awaitable<void> answer_led(method which, const rpc_request& in, rpc_reply& out);
 
   awaitable<void> observe();
-  void tell(std::string text);
+  void tell(std::string_view what);
   [[nodiscard]] reply gave_up(bool doubtful) const;
   awaitable<void> ask_status(node_id of, std::string where, duration limit, nlohmann::ordered_json& into);
 

@@ -1,5 +1,6 @@
 // What a replica is asked for: here, or by the leader, and each change once.
 #include "raft_replication/replica.hpp"
+#include "raft_replication/tables.hpp"
 
 #include <fmt/format.h>
 
@@ -49,8 +50,8 @@ awaitable<reply> replica::dispatch(request asked, time_point deadline) {
     case verb::remove: co_return co_await change(asked, deadline);
     case verb::transfer: co_return co_await transfer(asked, deadline);
     case verb::snapshot: co_return co_await take_snapshot(deadline);
-    case verb::status: answer.words = status().dump(); co_return answer;
-    case verb::members: answer.words = members().dump(); co_return answer;
+    case verb::status: answer.words = json_text(status()); co_return answer;
+    case verb::members: answer.words = json_text(members()); co_return answer;
     default: break;
   }
   answer.code = reply_code::refused;

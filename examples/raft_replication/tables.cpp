@@ -17,7 +17,7 @@ namespace {
 std::string shown(const json& value) {
   if (value.is_null()) return "-";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-  return value.is_string() ? examples::escape(value.get_ref<const std::string&>()) : value.dump();
+  return value.is_string() ? examples::escape(value.get_ref<const std::string&>()) : json_text(value);
 }
 
 /// Columns of the fields `names`, each as wide as it needs to be, under their names in capitals.
@@ -47,6 +47,10 @@ std::string table(const json& rows, const std::vector<std::string>& names) {
 }
 
 }  // namespace
+
+std::string json_text(const json& what, int indent) {
+  return what.dump(indent, ' ', false, json::error_handler_t::replace);
+}
 
 std::string status_table(const json& status) {
   examples::report report;
