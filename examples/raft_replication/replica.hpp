@@ -120,6 +120,7 @@ class replica {
 
   awaitable<void> observe();
   void tell(std::string_view what);
+  void tell_refused(const server_event& what);
   [[nodiscard]] reply gave_up(bool doubtful) const;
   awaitable<void> ask_status(node_id of, std::string where, duration limit, nlohmann::ordered_json& into);
 
@@ -145,6 +146,7 @@ class replica {
 
   std::deque<group_event> events_;
   replica_counters counters_;
+  std::set<std::string> refused_;  // why connections were
 };
 
 std::string_view name_of(raft::role role) noexcept;
