@@ -83,7 +83,7 @@ awaitable<reply> replica::write(const request& asked, time_point deadline) {
   reply answer;
   if (!told.sound()) {
     answer.code = reply_code::refused;
-    answer.words = "a key is from 1 byte to 64 KiB long, a value at most 4 MiB";
+    answer.words = "a key has from 1 byte to 64 KiB, a value at most 3 MiB";
     co_return answer;
   }
   byte_buffer command;
