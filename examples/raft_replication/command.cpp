@@ -238,7 +238,9 @@ request parse_command(const std::vector<std::string>& words) {
       made.key = rest[0];
       if (made.key.empty()) throw std::invalid_argument("a key cannot be empty");
       if (made.key.size() > raft::kv::max_key_bytes) throw std::invalid_argument("a key has at most 64 KiB");
-      if (made.value.size() > raft::kv::max_value_bytes) throw std::invalid_argument("a value has at most 4 MiB");
+      if (std::max(made.value.size(), made.expected.value_or("").size()) > raft::kv::max_value_bytes) {
+        throw std::invalid_argument("a value has at most 3 MiB");
+      }
       break;
     case verb::add: made.address = examples::parse_address(rest[1]).to_string(); [[fallthrough]];
     case verb::promote:

@@ -2,6 +2,7 @@
 
 #include "common/exit_codes.hpp"
 #include "raft_replication/page.hpp"
+#include "raft_replication/tables.hpp"
 
 #include <restinio/all.hpp>
 
@@ -31,8 +32,7 @@ class http_server::implementation {
     server_.close_sync();
     tasks_.cancel();
     co_await tasks_.join();
-    for (viewer& each : viewers_) each.response.done();
-    viewers_.clear();
+    end_streams();
   }
 
   [[nodiscard]] const address& local_address() const noexcept { return local_; }
@@ -75,7 +75,7 @@ class http_server::implementation {
       return respond(asked, restinio::status_ok(), "text/plain; version=0.0.4; charset=utf-8", metrics_text(replica_));
     }
     if (path == "/status") {
-      return respond(asked, restinio::status_ok(), "application/json", replica_.status().dump(2) + "\n");
+      return respond(asked, restinio::status_ok(), "application/json", json_text(replica_.status(), 2) + "\n");
     }
     if (path == "/healthz") return respond(asked, restinio::status_ok(), "text/plain", "ok\n");
     if (path == "/readyz") {
@@ -105,14 +105,27 @@ class http_server::implementation {
     return restinio::request_accepted();
   }
 
-  // It shows the group as it is now at once, before the stream has begun.
+  // One page's failure is not the others'.
   awaitable<void> send_page(request_handle asked) {
-    std::string now = (co_await group()).dump();
+    std::string failure;
+    try {
+      std::string page = co_await page_of_now();
+      respond(asked, restinio::status_ok(), "text/html; charset=utf-8", std::move(page));
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    if (!failure.empty()) respond(asked, restinio::status_internal_server_error(), "text/plain", failure + "\n");
+  }
+
+  // It shows the group as it is now at once, before the stream has begun.
+  awaitable<std::string> page_of_now() {
+    const json told = co_await group();
+    std::string now = json_text(told);
     for (std::size_t at = 0; (at = now.find('<', at)) != std::string::npos;) now.replace(at, 1, "\\u003c");
     std::string page = page_html;
     constexpr std::string_view place = "null /* the group */";
     page.replace(page.find(place), place.size(), now);
-    respond(asked, restinio::status_ok(), "text/html; charset=utf-8", std::move(page));
+    co_return page;
   }
 
   awaitable<json> group() {
@@ -130,16 +143,26 @@ class http_server::implementation {
     co_return told;
   }
 
-  // While somebody looks: four times a second, since lags change all the time.
+  // While somebody looks: four times a second, since lags change all the time. A failure ends the streams, and the
+  // pages come again.
   awaitable<void> feed() {
-    real::timer timer(env_);
-    while (!viewers_.empty()) {
-      const json told = co_await group();
-      send("data: " + told.dump() + "\n\n");
-      timer.expires_after(250ms);
-      if (co_await timer.wait()) co_return;
+    try {
+      real::timer timer(env_);
+      while (!viewers_.empty()) {
+        const json told = co_await group();
+        send("data: " + json_text(told) + "\n\n");
+        timer.expires_after(250ms);
+        if (co_await timer.wait()) break;
+      }
+    } catch (const std::exception&) {
+      end_streams();
     }
     feeding_ = false;
+  }
+
+  void end_streams() {
+    for (viewer& each : viewers_) each.response.done();
+    viewers_.clear();
   }
 
   void send(const std::string& event) {

@@ -21,7 +21,9 @@
 namespace lockstep::raft::kv {
 
 inline constexpr std::size_t max_key_bytes = std::size_t{64} << 10;
-inline constexpr std::size_t max_value_bytes = std::size_t{4} << 20;
+inline constexpr std::size_t max_value_bytes = std::size_t{3} << 20;
+/// Of an encoded command: a CAS has two values. It fits into a record of the log (log_options::max_payload_bytes).
+inline constexpr std::size_t max_command_bytes = 14 + max_key_bytes + 2 * max_value_bytes;
 
 enum class operation : std::uint8_t { put = 1, get = 2, del = 3, cas = 4 };
 

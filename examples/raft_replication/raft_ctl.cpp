@@ -169,7 +169,7 @@ awaitable<void> carry_out(real::env& env, const ctl_command& command, exit_code&
   const bool tabular = command.asked.what == verb::members && answer.ok();
   if (command.json) {
     const json out = tabular ? json::parse(answer.words) : as_json(command, answer);
-    write_out(out.dump(tabular ? 2 : -1) + "\n");
+    write_out(json_text(out, tabular ? 2 : -1) + "\n");
   } else if (tabular) {
     write_out(members_table(json::parse(answer.words)) + "\n");
   } else if (command.asked.what == verb::get && answer.ok()) {
@@ -199,7 +199,7 @@ awaitable<void> show_status(real::env& env, const ctl_command& command, exit_cod
     all.push_back(std::move(one));
   }
   code = reached ? exit_code::ok : exit_code::unreachable;
-  write_out((command.json ? all.dump(2) : endpoints_table(all)) + "\n");
+  write_out((command.json ? json_text(all, 2) : endpoints_table(all)) + "\n");
 }
 
 awaitable<void> watch_over(rpc_peer& peer, const ctl_command& command) {
@@ -216,7 +216,7 @@ awaitable<void> watch_over(rpc_peer& peer, const ctl_command& command) {
     request shown_as;
     shown_as.what = verb::get;
     shown_as.key = command.asked.key;
-    write_out((command.json ? as_json(command, change).dump() : describe(shown_as, change)) + "\n");
+    write_out((command.json ? json_text(as_json(command, change)) : describe(shown_as, change)) + "\n");
     flush_out();
   }
   throw exit_error(exit_code::unreachable, "the watch has ended: " + items.status().message());

@@ -9,6 +9,9 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
+#include <iterator>
+
 using namespace lockstep;
 using namespace lockstep::raft_replication;
 using namespace lockstep::examples;
@@ -62,8 +65,14 @@ awaitable<void> type(real::env& env, replica& of, duration timeout, stop_signal&
 
 awaitable<void> stop(task_group& typing, http_server* http, replica& member) {
   typing.cancel();
-  if (http) co_await http->close();
+  std::exception_ptr failure;
+  try {
+    if (http) co_await http->close();
+  } catch (...) {
+    failure = std::current_exception();  // rethrown when all is closed
+  }
   co_await member.close();
+  if (failure) std::rethrow_exception(failure);
 }
 
 awaitable<void> serve(real::env& env, stop_signal& signal, node_command command) {
@@ -87,14 +96,25 @@ awaitable<void> serve(real::env& env, stop_signal& signal, node_command command)
   } catch (...) {
     failure = std::current_exception();  // rethrown when all has ended
   }
-  co_await stop(typing, http.get(), *member);
+  try {
+    co_await stop(typing, http.get(), *member);
+  } catch (...) {
+    if (!failure) failure = std::current_exception();
+  }
   co_await typing.join();
   if (failure) std::rethrow_exception(failure);
   log->info("stopped; applied up to index {}", member->node().applied());
 }
 
+// After damage it says that the next life begins with nothing (raft/node.hpp).
+std::string refill_of(const std::string& directory) {
+  std::ifstream file(directory + "/" + std::string(raft::refill_format::file_name), std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 exit_code run_node(node_command& command) {
   check(command);
+  const std::string refill = refill_of(command.node.data_dir);
   try {
     run_to_end([&command](real::env& env, stop_signal& signal) { return serve(env, signal, command); });
   } catch (const std::system_error& error) {
@@ -102,7 +122,11 @@ exit_code run_node(node_command& command) {
     if (error.code() == errc::wrong_node || error.code() == errc::wrong_cluster) {
       throw usage_error(fmt::format("data directory {}: {}", directory, error.what()));
     }
-    throw exit_error(from_error(error.code()), fmt::format("data directory {}: {}", directory, error.what()));
+    const bool refilled = error.code() == errc::corrupt && refill_of(directory) != refill;
+    throw exit_error(
+        from_error(error.code()),
+        fmt::format("data directory {}: {}{}", directory, error.what(),
+                    refilled ? "; start it again to be refilled by the others; the damaged files stay there" : ""));
   }
   return exit_code::ok;
 }

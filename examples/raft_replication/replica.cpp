@@ -1,6 +1,7 @@
 #include "raft_replication/replica.hpp"
 
 #include "common/exit_codes.hpp"
+#include "common/output.hpp"
 
 #include <fmt/format.h>
 
@@ -51,7 +52,7 @@ awaitable<std::unique_ptr<replica>> replica::open(real::env& env, replica_option
   serving.drain_timeout = 1s;
   serving.on_event = [&self](const server_event& event) {
     if (event.kind == server_event_kind::refused && event.error != asio::error::eof) {
-      self.tell("refused a connection of " + event.peer.address + ": " + event.text);
+      self.tell_refused(event);
     }
   };
   self.server_ = std::make_unique<server>(env, std::move(acceptor), std::move(serving));
@@ -70,16 +71,36 @@ awaitable<void> replica::run() {
 
 awaitable<void> replica::close() {
   if (std::exchange(closed_, true)) co_return;
-  co_await node_->close();
+  std::exception_ptr failure;
+  try {
+    co_await node_->close();
+  } catch (...) {
+    failure = std::current_exception();  // rethrown when all is closed
+  }
   co_await links_.close();
   co_await server_->close();
+  if (failure) std::rethrow_exception(failure);
 }
 
-void replica::tell(std::string text) {
+// It may have a peer's bytes in it.
+void replica::tell(std::string_view what) {
+  const std::string text = examples::escape(what);
   constexpr std::size_t most_events = 100;
   if (events_.size() == most_events) events_.pop_front();
   events_.push_back({env_.wall_now(), text});
   if (on_event_) on_event_(text);
+}
+
+// Once, however often it is tried again, each time from another port.
+void replica::tell_refused(const server_event& what) {
+  const std::string& from = what.peer.address;
+  const std::string host = from.substr(0, from.rfind(':'));
+  std::string why = what.text;
+  if (const std::size_t at = why.find(from); at != std::string::npos) why.replace(at, from.size(), host);
+  constexpr std::size_t most = 100;
+  if (refused_.size() == most) refused_.clear();
+  std::string text = "refused a connection of " + host + ": " + why;
+  if (refused_.insert(text).second) tell(text);
 }
 
 // Raft's own state, as others should hear of it: each new leader, and what this node becomes.
@@ -88,6 +109,8 @@ awaitable<void> replica::observe() {
   node_id leader = 0;
   std::string why;
   index_t members_index = node_->core().members_index();
+  std::map<node_id, std::string> troubles;
+  time_point look_for_troubles{};
   for (;;) {
     const auto& core = node_->core();
     if (core.role() == raft::role::leader) led_at_ = env_.now();
@@ -116,7 +139,17 @@ awaitable<void> replica::observe() {
       for (const node_id id : core.members().learners) learners += " " + std::to_string(id);
       tell("members: voters" + voters + (learners.empty() ? "" : ", learners" + learners));
     }
-    if (co_await node_->changed(env_.now() + 1h)) co_return;
+    // Now and then: an attempt to connect that has failed is no news.
+    if (const time_point now = env_.now(); now >= look_for_troubles) {
+      look_for_troubles = now + 1s;
+      for (const raft::member_status& each : node_->status().members) {
+        std::string& known = troubles[each.id];
+        if (each.trouble == known) continue;
+        known = each.trouble;
+        if (!known.empty()) tell(fmt::format("cannot connect to node {}: {}", each.id, known));
+      }
+    }
+    if (co_await node_->changed(look_for_troubles)) co_return;
   }
 }
 

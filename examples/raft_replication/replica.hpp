@@ -96,6 +96,10 @@ class replica {
     position at;
     byte_buffer result;
     bool doubtful = false;  // an earlier try may have had effect
+
+    [[nodiscard]] bool gave_up() const noexcept {
+      return code == reply_code::no_leader || code == reply_code::outcome_unknown;
+    }
   };
 
   replica(real::env& env, replica_options options, event_handler on_event);
@@ -119,8 +123,9 @@ class replica {
   awaitable<void> answer_led(method which, const rpc_request& in, rpc_reply& out);
 
   awaitable<void> observe();
-  void tell(std::string text);
-  [[nodiscard]] reply gave_up(bool doubtful) const;
+  void tell(std::string_view what);
+  void tell_refused(const server_event& what);
+  [[nodiscard]] reply gave_up(reply_code code, std::string why = {}) const;
   awaitable<void> ask_status(node_id of, std::string where, duration limit, nlohmann::ordered_json& into);
 
   real::env& env_;
@@ -145,6 +150,7 @@ class replica {
 
   std::deque<group_event> events_;
   replica_counters counters_;
+  std::set<std::string> refused_;  // why connections were
 };
 
 std::string_view name_of(raft::role role) noexcept;

@@ -1,5 +1,7 @@
 // What a replica is asked for: here, or by the leader, and each change once.
 #include "raft_replication/replica.hpp"
+#include "raft_replication/tables.hpp"
+#include "raft_replication/verdicts.hpp"
 
 #include <fmt/format.h>
 
@@ -49,8 +51,8 @@ awaitable<reply> replica::dispatch(request asked, time_point deadline) {
     case verb::remove: co_return co_await change(asked, deadline);
     case verb::transfer: co_return co_await transfer(asked, deadline);
     case verb::snapshot: co_return co_await take_snapshot(deadline);
-    case verb::status: answer.words = status().dump(); co_return answer;
-    case verb::members: answer.words = members().dump(); co_return answer;
+    case verb::status: answer.words = json_text(status()); co_return answer;
+    case verb::members: answer.words = json_text(members()); co_return answer;
     default: break;
   }
   answer.code = reply_code::refused;
@@ -58,14 +60,14 @@ awaitable<reply> replica::dispatch(request asked, time_point deadline) {
   co_return answer;
 }
 
-reply replica::gave_up(bool doubtful) const {
+// As no_leader or outcome_unknown.
+reply replica::gave_up(reply_code code, std::string why) const {
   reply answer;
-  const std::string why = leaderless();
-  if (doubtful) {
-    answer.code = reply_code::outcome_unknown;
+  answer.code = code;
+  if (why.empty()) why = leaderless();
+  if (code == reply_code::outcome_unknown) {
     answer.words = (why.empty() ? "timed out" : why) + "; outcome unknown";
   } else {
-    answer.code = reply_code::no_leader;
     answer.words = why.empty() ? "timed out; nothing was changed" : why;
   }
   return answer;
@@ -82,21 +84,19 @@ awaitable<reply> replica::write(const request& asked, time_point deadline) {
   reply answer;
   if (!told.sound()) {
     answer.code = reply_code::refused;
-    answer.words = "a key is from 1 byte to 64 KiB long, a value at most 4 MiB";
+    answer.words = "a key has from 1 byte to 64 KiB, a value at most 3 MiB";
     co_return answer;
   }
   byte_buffer command;
   encode(command, told);
   const led done = co_await in_session(command.view(), deadline);
-  if (done.code == reply_code::no_leader || done.code == reply_code::outcome_unknown) {
-    co_return gave_up(done.code == reply_code::outcome_unknown);
-  }
+  if (done.gave_up()) co_return gave_up(done.code, done.words);
   answer.code = done.code;
   answer.words = done.words;
   if (done.code != reply_code::ok) co_return answer;
   // It is applied at the leader. Here too, before anybody is told.
   while (node_->applied() < done.at.index) {
-    if (env_.now() >= deadline) co_return gave_up(true);
+    if (env_.now() >= deadline) co_return gave_up(reply_code::outcome_unknown);
     if (const std::error_code closed = co_await node_->changed(deadline)) throw std::system_error(closed);
   }
   const std::optional<raft::kv::result> result = raft::kv::decode_result(done.result.view());
@@ -116,7 +116,7 @@ awaitable<reply> replica::read(const request& asked, time_point deadline) {
     const std::error_code refused = co_await node_->read_barrier(left_until(deadline, env_.now()));
     if (!refused) break;
     if (refused == errc::closed) throw std::system_error(refused);
-    if (env_.now() >= deadline) co_return gave_up(false);
+    if (env_.now() >= deadline) co_return gave_up(reply_code::no_leader);
     co_await pause(deadline);
   }
   reply answer;
@@ -163,9 +163,7 @@ awaitable<reply> replica::change(const request& asked, time_point deadline) {
   raft::encode_changes(bytes, list);
   // Again is as good as once: who is a member already is not added twice.
   const led done = co_await by_leader(change_method, bytes.view(), deadline);
-  if (done.code == reply_code::no_leader || done.code == reply_code::outcome_unknown) {
-    co_return gave_up(done.code == reply_code::outcome_unknown);
-  }
+  if (done.gave_up()) co_return gave_up(done.code, done.words);
   reply answer;
   answer.code = done.code;
   answer.words = done.words;
@@ -183,7 +181,7 @@ awaitable<reply> replica::transfer(const request& asked, time_point deadline) {
   reply answer;
   answer.code = begun.code;
   answer.words = begun.words;
-  if (begun.code == reply_code::no_leader) co_return gave_up(false);
+  if (begun.gave_up()) co_return gave_up(begun.code, begun.words);
   if (!answer.ok()) co_return answer;
   // Its leader gives it up after an election timeout.
   const time_point until = std::min(deadline, env_.now() + 2 * options_.election_timeout);
@@ -277,16 +275,17 @@ auto replica::in_session(bytes_view command, time_point deadline) -> awaitable<l
     if (done.code != reply_code::ok) co_return done;
     const auto answer = raft::decode_session_response(done.result.view());
     if (!answer) throw std::system_error(errc::malformed, "the answer to a session's command");
-    if (answer->status == raft::session_status::done) {
+    const session_verdict verdict = judge(answer->status, done.doubtful);
+    if (verdict == session_verdict::answered) {
       byte_buffer body;
       body.append(answer->body);
       done.result = std::move(body);
       co_return done;
     }
     if (answer->status == raft::session_status::unknown_session && session_ == session) session_ = 0;
-    if (answer->status != raft::session_status::unknown_session || done.doubtful) {
-      // It may have been applied before its session was forgotten.
+    if (verdict == session_verdict::unknown) {
       done.code = reply_code::outcome_unknown;
+      done.words = "the session of its node has ended";
       co_return done;
     }
   }
@@ -315,10 +314,14 @@ auto replica::by_leader(method which, bytes_view arguments, time_point deadline)
     }
     doubtful = doubtful || tried.code == reply_code::outcome_unknown;
     tried.doubtful = doubtful;
-    const bool again = tried.code == reply_code::no_leader || tried.code == reply_code::outcome_unknown;
-    if (!again) co_return tried;
+    if (!tried.gave_up()) {
+      // An earlier try may have taken effect, and be why this one is refused.
+      if (doubtful && tried.code != reply_code::ok) tried.code = reply_code::outcome_unknown;
+      co_return tried;
+    }
     if (env_.now() >= deadline) {
       tried.code = doubtful ? reply_code::outcome_unknown : reply_code::no_leader;
+      tried.words.clear();
       co_return tried;
     }
     if (leader == 0) {
@@ -358,18 +361,12 @@ auto replica::here(method which, bytes_view arguments, duration limit) -> awaita
       co_return done;
     }
   }
-  if (why != raft::change_error::none || error == errc::wrong_node) {
+  if (error == errc::closed) throw std::system_error(error);
+  done.code = code_of(error);
+  if (error) done.words = error.message();
+  if (why != raft::change_error::none) {
     done.code = reply_code::refused;
-    done.words = error ? error.message() : std::string(raft::describe(why));
-  } else if (error == errc::not_leader || error == errc::overloaded) {
-    done.code = reply_code::no_leader;  // tried again
-  } else if (error == errc::timed_out) {
-    done.code = reply_code::outcome_unknown;
-  } else if (error == errc::closed) {
-    throw std::system_error(error);
-  } else if (error) {
-    done.code = reply_code::failed;
-    done.words = error.message();
+    if (!error) done.words = raft::describe(why);
   }
   co_return done;
 }

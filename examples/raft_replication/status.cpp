@@ -59,7 +59,8 @@ std::string replica::not_ready() const {
 }
 
 json replica::status() const {
-  const raft::core_status now = node_->core().status();
+  const raft::node_status all = node_->status();
+  const raft::core_status& now = all.core;
   json told;
   told["id"] = options_.id;
   told["address"] = options_.listen.to_string();
@@ -69,11 +70,11 @@ json replica::status() const {
   told["leader"] = now.leader == 0 ? json() : json(now.leader);
   told["term"] = now.term;
   told["commit"] = now.commit;
-  told["applied"] = node_->applied();
-  told["durable"] = node_->log().acked().index;
+  told["applied"] = all.applied;
+  told["durable"] = all.durable;
   told["last"] = now.last;
-  told["first"] = node_->log().base().index + 1;
-  told["snapshot"] = node_->snapshot_index();
+  told["first"] = all.first;
+  told["snapshot"] = all.snapshot;
   told["quorum"] = now.quorum;
   told["voters"] = now.members.voters.incoming.size();
   told["members_committed"] = now.members_index <= now.commit;
@@ -85,26 +86,21 @@ json replica::status() const {
   told["leaderless"] = none.empty() ? json() : json(none);
   told["uptime_s"] = seconds(env_.now() - began_);
   json peers = json::array();
-  now.members.for_each_member([&](node_id id) {
-    if (id == options_.id) return;
-    for (const json& other : peers) {
-      if (other["id"] == id) return;  // in both halves of a joint configuration
-    }
+  for (const raft::member_status& each : all.members) {
     json peer;
-    peer["id"] = id;
-    const auto where = now.members.addresses.find(id);
-    peer["address"] = where == now.members.addresses.end() ? json() : json(where->second);
-    peer["duty"] = duty_of(now.members, id);
-    peer["connected"] = node_->connected(id);
-    for (const raft::peer_status& known : now.peers) {
-      if (known.id != id) continue;
-      peer["heard"] = known.heard;
-      peer["state"] = name_of(known.state);
-      peer["match"] = known.match;
-      peer["lag"] = known.lag;
+    peer["id"] = each.id;
+    peer["address"] = each.address.empty() ? json() : json(each.address);
+    peer["duty"] = duty_of(now.members, each.id);
+    peer["connected"] = each.connected;
+    peer["silent_s"] = each.silent_for ? json(seconds(*each.silent_for)) : json();
+    peer["trouble"] = each.trouble.empty() ? json() : json(each.trouble);
+    if (now.role == raft::role::leader) {
+      peer["state"] = name_of(each.state);
+      peer["match"] = each.match;
+      peer["lag"] = each.lag;
     }
     peers.push_back(std::move(peer));
-  });
+  }
   told["peers"] = std::move(peers);
   return told;
 }
@@ -112,9 +108,7 @@ json replica::status() const {
 json replica::members() const {
   const raft::configuration& now = node_->core().members();
   json rows = json::array();
-  std::set<node_id> seen;
   now.for_each_member([&](node_id id) {
-    if (!seen.insert(id).second) return;
     const auto where = now.addresses.find(id);
     json row;
     row["id"] = id;

@@ -17,7 +17,7 @@ namespace {
 std::string shown(const json& value) {
   if (value.is_null()) return "-";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-  return value.is_string() ? examples::escape(value.get_ref<const std::string&>()) : value.dump();
+  return value.is_string() ? examples::escape(value.get_ref<const std::string&>()) : json_text(value);
 }
 
 /// Columns of the fields `names`, each as wide as it needs to be, under their names in capitals.
@@ -46,7 +46,22 @@ std::string table(const json& rows, const std::vector<std::string>& names) {
   return text;
 }
 
+/// A line for each peer that the node of `status` cannot connect to.
+std::string troubles(const json& status, const std::string& before) {
+  std::string text;
+  for (const json& peer : status.value("peers", json::array())) {
+    const json trouble = peer.value("trouble", json());
+    if (trouble.is_null()) continue;
+    text += fmt::format("\n{}cannot connect to node {}: {}", before, shown(peer["id"]), shown(trouble));
+  }
+  return text;
+}
+
 }  // namespace
+
+std::string json_text(const json& what, int indent) {
+  return what.dump(indent, ' ', false, json::error_handler_t::replace);
+}
 
 std::string status_table(const json& status) {
   examples::report report;
@@ -69,7 +84,8 @@ std::string status_table(const json& status) {
     text.pop_back();
     return text;
   }
-  return text + "\n" + table(peers, {"id", "address", "duty", "connected", "state", "match", "lag"});
+  return text + "\n" + table(peers, {"id", "address", "duty", "connected", "state", "match", "lag"}) +
+         troubles(status, "");
 }
 
 std::string members_table(const json& members) {
@@ -80,7 +96,9 @@ std::string endpoints_table(const json& endpoints) {
   std::string text =
       table(endpoints, {"endpoint", "id", "role", "leader", "term", "commit", "applied", "last", "snapshot", "quorum"});
   for (const json& each : endpoints) {
-    if (each.contains("error")) text += "\n" + shown(each["endpoint"]) + ": " + shown(each["error"]);
+    const std::string where = shown(each["endpoint"]) + ": ";
+    if (each.contains("error")) text += "\n" + where + shown(each["error"]);
+    text += troubles(each, where);
   }
   return text;
 }

@@ -7,6 +7,9 @@
 
 namespace lockstep::raft_replication {
 
+/// JSON as text, whatever bytes peers and users have put into it: what is no UTF-8 is replaced.
+std::string json_text(const nlohmann::ordered_json& what, int indent = -1);
+
 std::string status_table(const nlohmann::ordered_json& status);
 std::string members_table(const nlohmann::ordered_json& members);
 
