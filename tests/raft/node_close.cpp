@@ -11,7 +11,6 @@ struct ending {
   std::function<bool(node_type&)> when = [](node_type&) { return true; };  // somebody begins to wait
   std::function<bool(node_type&)> then = [](node_type&) { return true; };  // and it is closed
   bool runs = true;
-  bool somebody_waits = true;
   bool closes_twice_at_once = false;
   std::size_t passing = 0;  // how many turns others have in between
 
@@ -74,15 +73,13 @@ awaitable<void> live_and_close(sim::env& on, group& of, std::size_t i, ending& t
   co_await wait_for(on, *node, told.when);
 
   std::size_t begun = 0;
-  if (told.somebody_waits) {
-    change_list changes;
-    changes.changes.push_back({change_type::add_learner, 9, "n9:7000"});
-    asking.spawn(note(error_of_proposal(*node), begun, told.waits["propose"]));
-    asking.spawn(note(node->read_barrier(1h), begun, told.waits["read_barrier"]));
-    asking.spawn(note(node->change_members(changes, 1h, told.why), begun, told.waits["change_members"]));
-    asking.spawn(note(node->snapshot(1h), begun, told.waits["snapshot"]));
-    asking.spawn(note(node->changed(on.now() + 1h), begun, told.waits["changed"]));
-  }
+  change_list changes;
+  changes.changes.push_back({change_type::add_learner, 9, "n9:7000"});
+  asking.spawn(note(error_of_proposal(*node), begun, told.waits["propose"]));
+  asking.spawn(note(node->read_barrier(1h), begun, told.waits["read_barrier"]));
+  asking.spawn(note(node->change_members(changes, 1h, told.why), begun, told.waits["change_members"]));
+  asking.spawn(note(node->snapshot(1h), begun, told.waits["snapshot"]));
+  asking.spawn(note(node->changed(on.now() + 1h), begun, told.waits["changed"]));
   while (begun != told.waits.size()) co_await asio::post(on.get_executor(), use_awaitable);
   for (std::size_t turn = 0; turn < told.passing; ++turn) co_await asio::post(on.get_executor(), use_awaitable);
   co_await wait_for(on, *node, told.then);
@@ -167,7 +164,6 @@ TEST(raft_node_close, before_it_runs) {
   ASSERT_TRUE(of.goes_on(5));
   ending told;
   told.runs = false;
-  told.somebody_waits = false;
   begin(of, 0, told);
   expect_a_clean_end(of, 0, told, {});
 }
@@ -335,7 +331,6 @@ TEST(raft_node_close, at_any_step_of_the_installation_of_a_snapshot) {
     sim::node& target = *of.world.nodes()[i];
     const index_t last = of.nodes[i]->log().last().index;
     ending told;
-    told.somebody_waits = false;
     installation seen;
     told.when = [&](node_type&) {
       all = seen.done;

@@ -409,6 +409,7 @@ class basic_node {
   time_point alarm_at_ = time_point::max();  // not after the first deadline of those who wait
   std::optional<time_point> heard_leader_;
   std::exception_ptr failure_;
+  std::size_t visits_ = 0;  // of coroutines
   std::shared_ptr<const void> alive_ = std::make_shared<char>();
 };
 

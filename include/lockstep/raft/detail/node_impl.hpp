@@ -165,11 +165,14 @@ std::optional<refusal> basic_node<Env, Machine>::admit(const peer_info& peer) co
 
 // --- inputs and their effects -----------------------------------------------------------------------------------
 
-// A coroutine that is in here may be destroyed after the node, with the executor.
+// A coroutine that is in here. close() waits for it; but it may be destroyed after the node, with the executor.
 template <environment Env, state_machine Machine>
 struct basic_node<Env, Machine>::visit {
-  explicit visit(basic_node& in) : of(in), alive(in.alive_) {}
+  explicit visit(basic_node& in) : of(in), alive(in.alive_) { ++in.visits_; }
   visit(const visit&) = delete;
+  ~visit() {
+    if (!node_is_gone() && --of.visits_ == 0 && of.closing_) of.news_.notify_all();
+  }
   [[nodiscard]] bool node_is_gone() const noexcept { return alive.expired(); }
   basic_node& of;
   std::weak_ptr<const void> alive;
@@ -197,7 +200,8 @@ struct basic_node<Env, Machine>::turn : visit {
 template <environment Env, state_machine Machine>
 template <class Input>
 awaitable<std::error_code> basic_node<Env, Machine>::input(Input what) {
-  while (busy_) (void)co_await turns_.wait();
+  const visit inside(*this);
+  while (busy_ && !closing_) (void)co_await turns_.wait();
   if (closing_) co_return errc::closed;
   if (const effects* const doing = decide(what)) {
     const bool throws = co_await this_coro::throw_if_cancelled();
@@ -901,6 +905,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::leave_joint(duration limit,
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::changed_members(index_t change, time_point deadline) {
   if (core_->members_index() != change) co_return errc::overloaded;  // its record has found no room
+  const visit inside(*this);
   const term_t term = core_->term();
   while (!closing_ && env_.now() < deadline) {
     if (change > log_->base().index) {
@@ -963,6 +968,7 @@ node_status basic_node<Env, Machine>::status() const {
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::changed(time_point until) {
   if (closing_) co_return errc::closed;
+  const visit inside(*this);
   wake_at(until);
   (void)co_await news_.wait();
   co_return closing_ ? errc::closed : std::error_code();
@@ -971,6 +977,7 @@ awaitable<std::error_code> basic_node<Env, Machine>::changed(time_point until) {
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::snapshot(duration limit) {
   const time_point deadline = env_.now() + limit;
+  const visit inside(*this);
   const index_t wanted = applied_.index;
   snapshot_wanted_ = std::max(snapshot_wanted_, wanted);
   news_.notify_all();
@@ -997,7 +1004,9 @@ awaitable<void> basic_node<Env, Machine>::close() {
     for (line& each : other.lines) each.over.abort();
   }
   const auto serves = [](const auto& each) { return !each.second.lines.empty(); };
-  while (std::any_of(members_.begin(), members_.end(), serves)) (void)co_await news_.wait_uncancellable();
+  while (visits_ != 0 || std::any_of(members_.begin(), members_.end(), serves)) {
+    (void)co_await news_.wait_uncancellable();
+  }
   if (log_) co_await log_->close();
 }
 
