@@ -316,6 +316,35 @@ TEST(append_log_f1, a_watermark_that_cannot_be_written_is_no_failure) {
   EXPECT_EQ(recovered(disk), numbered(1, 25)) << "a lower bound is as true";
 }
 
+TEST(append_log_f1, a_watermark_that_was_synced_survives_a_power_loss_and_one_that_was_not_need_not) {
+  for (const bool synced : {false, true}) {
+    SCOPED_TRACE(synced);
+    faulty_disk disk;
+    log_life life(disk);
+    life.opened().write_up_to(5);
+    if (synced) run(life.io, life.log->sync_watermark());
+    life.write_up_to(7);
+    faulty_disk left(disk.power_loss({}));
+    left.flip_bit(segment_path(1), log_format::segment_header_bytes + 50);  // record 2
+    log_life next(left);
+    const recovery_report found = next.open();
+    EXPECT_EQ(found.verdict, synced ? log_verdict::corrupt : log_verdict::torn_tail);
+    EXPECT_EQ(found.last_bad, synced ? 5u : 0u);
+    if (next.log) next.close();
+    life.close();
+  }
+}
+
+TEST(append_log_f1, a_log_whose_watermark_cannot_be_synced_has_failed) {
+  faulty_disk disk;
+  log_life life(disk);
+  life.opened().write_up_to(5);
+  disk.inject({.kinds = {op_kind::datasync}, .path_contains = "watermark"});
+  EXPECT_EQ(error_of([&] { run(life.io, life.log->sync_watermark()); }), std::errc::io_error);
+  EXPECT_TRUE(life.log->failure());
+  (void)error_of([&] { run(life.io, life.log->close()); });
+}
+
 // --- F2: what open() reads from the page cache need not be on the disk
 // --------------------------------------------------------
 

@@ -426,6 +426,36 @@ TEST(raft_node, after_damage_it_gets_everything_from_the_others_before_it_votes)
   EXPECT_TRUE(of.agrees());
 }
 
+// Damage below a snapshot must not look like the log of a node that stopped while it installed one: such a log ends
+// before the snapshot, and is begun anew behind it.
+TEST(raft_node, damage_below_a_snapshot_is_told_after_a_power_loss_too) {
+  node_options options;
+  options.snapshot_after_bytes = 20000;
+  group of(11, options);
+  of.command_bytes = 100;
+  ASSERT_TRUE(of.goes_on(300));
+  const std::size_t victim = (of.leader() + 1) % 3;
+  sim::node& target = *of.world.nodes()[victim];
+  ASSERT_GT(of.nodes[victim]->snapshot_index(), 100u);
+  ASSERT_EQ(of.nodes[victim]->log().segment_count(), 1u) << "a sealed segment is held to what follows it";
+  const index_t acknowledged = of.nodes[victim]->log().acked().index;
+  ASSERT_GT(acknowledged, of.nodes[victim]->snapshot_index());
+  target.lose_power({});
+  const std::string path = "/data/log/00000000000000000001.seg";
+  std::vector<std::byte> bytes = *target.storage.bytes(path);
+  bytes[log_format::segment_header_bytes + 5000] ^= std::byte{1};
+  target.storage.replace(path, bytes);
+  target.start();
+  ASSERT_TRUE(of.world.run_until([&] { return !target.running(); }, 10s));
+  EXPECT_NE(target.failure_text().find("corrupt"), std::string::npos) << target.failure_text();
+  target.start();
+  ASSERT_TRUE(of.world.run_until([&] { return target.running() && of.nodes[victim]; }, 10s));
+  EXPECT_GE(of.nodes[victim]->status().refill, of.nodes[victim]->snapshot_index());
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[victim]->status().refill == 0; }, 60s));
+  ASSERT_TRUE(of.goes_on(20));
+  EXPECT_TRUE(of.agrees());
+}
+
 TEST(raft_node, a_quiet_leader_is_trusted_only_while_its_end_would_be_noticed) {
   for (const bool can_be_reached : {false, true}) {
     SCOPED_TRACE(can_be_reached);

@@ -227,6 +227,7 @@ enum class mutant : std::uint8_t {
   go_on_with_failed_snapshots,
   witness_answers_reads,
   learn_members_at_start_only,
+  snapshot_beyond_watermark,
 };
 
 struct mutant_info {
@@ -618,6 +619,8 @@ inline constexpr auto mutants = std::to_array<mutant_info>({
      "A witness answers reads, from a state that it does not have."},
     {mutant::learn_members_at_start_only, "raft-learn-members-at-start-only", "raft",
      "A follower looks for configurations in its log only when it starts."},
+    {mutant::snapshot_beyond_watermark, "raft-snapshot-beyond-watermark", "raft",
+     "A snapshot is durable before the log's watermark is, so that damage below it can look like a torn tail."},
 });
 
 /// @return null when there is none of this name.

@@ -200,6 +200,11 @@ class basic_append_log {
   /// hold the log to (log_options::known_durable) lowers it to `start` before.
   awaitable<void> reset(position start);
 
+  /// Makes durable up to where the log is synced: from then on damage to what lies before that is told, also after a
+  /// power loss. Without this, a write that is lost in a power loss may leave the watermark lower, and damage behind it
+  /// looks like a torn tail. For whoever lets other files depend on these records. Errors as truncate_suffix().
+  awaitable<void> sync_watermark();
+
   /// Flushes what is staged, under sync_policy::always and interval with a sync, ends every wait with errc::closed,
   /// joins and releases the directory. When it returns, no coroutine waits in the log any more, and it may be
   /// destroyed.
@@ -362,7 +367,7 @@ class basic_append_log {
   awaitable<std::error_code> flush_and_sync();
   awaitable<std::error_code> open_next_segment(const position& base);
   awaitable<std::error_code> sync_active();
-  awaitable<std::error_code> lower_watermark(const position& to);
+  awaitable<std::error_code> store_watermark(const position& upto);
   awaitable<std::error_code> write_new_file(std::string name, std::span<const bytes_view> content,
                                             std::shared_ptr<file>* opened);
   awaitable<std::error_code> rewrite_segment(segment_header header, bytes_view records);
@@ -374,6 +379,7 @@ class basic_append_log {
   awaitable<void> compact_prefix_owned(index_t first_kept);
   awaitable<void> reset_owned(position start);
   awaitable<void> sync_owned();
+  awaitable<void> sync_watermark_owned();
   awaitable<void> last_flush();
 
   void take_back(const position& last);

@@ -667,13 +667,11 @@ awaitable<std::error_code> basic_append_log<Env>::remove_and_sync(std::string na
   co_return ec;
 }
 
-// Before records are taken back, the watermark must not name them any more.
 template <environment Env>
-awaitable<std::error_code> basic_append_log<Env>::lower_watermark(const position& to) {
+awaitable<std::error_code> basic_append_log<Env>::store_watermark(const position& upto) {
   std::error_code ec;
-  if (mutated(mutant::keep_watermark_when_truncating)) co_return ec;
   std::array<std::byte, log_format::watermark_bytes> bytes;
-  log_codec::encode_watermark(bytes.data(), to);
+  log_codec::encode_watermark(bytes.data(), upto);
   const bytes_view view(bytes);
   if (mutated(mutant::lower_watermark_unsynced)) {
     watermark_file_.pwrite(0, {&view, 1}, ec);
@@ -721,7 +719,8 @@ awaitable<void> basic_append_log<Env>::truncate_suffix_owned(index_t keep) {
   if (mutated(mutant::truncate_leaves_records)) end = segments_[number].end;
   if (end == 0) throw std::system_error(errc::corrupt, path_of(header));
 
-  throw_if_failed(co_await lower_watermark(*last));
+  // Before records are taken back, the watermark must not name them any more.
+  if (!mutated(mutant::keep_watermark_when_truncating)) throw_if_failed(co_await store_watermark(*last));
   take_back(*last);
   while (segments_.size() > number + 1) {
     const std::string gone = log_files::segment_name(segments_.back().header.first_index());
@@ -792,7 +791,7 @@ awaitable<index_t> basic_append_log<Env>::apply_retention(retention limits, inde
 
 template <environment Env>
 awaitable<std::error_code> basic_append_log<Env>::begin_anew(position start) {
-  std::error_code ec = co_await lower_watermark(position{});
+  std::error_code ec = co_await store_watermark(position{});
   if (ec) co_return ec;
   segment empty;
   empty.header.base = start;
@@ -838,6 +837,18 @@ template <environment Env>
 awaitable<void> basic_append_log<Env>::reset(position start) {
   throw_if_unusable();
   co_await run_owned(reset_owned(start));
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync_watermark_owned() {
+  const turn held = co_await take_turn();
+  throw_if_failed(co_await store_watermark(synced_));
+}
+
+template <environment Env>
+awaitable<void> basic_append_log<Env>::sync_watermark() {
+  throw_if_unusable();
+  co_await run_owned(sync_watermark_owned());
 }
 
 // --- opening and closing

@@ -67,6 +67,8 @@ awaitable<void> basic_node<Env, Machine>::take_snapshot() {
     const auto writer = store_->begin(at, applied_members_);
     stored_sink to(*writer);
     if (!options_.witness) co_await machine_.snapshot(to);
+    // A log that ends before the snapshot is one that an installation has not reached: damage must not look like it.
+    if (!mutated(mutant::snapshot_beyond_watermark)) co_await log_->sync_watermark();
     (void)co_await writer->finish();
   }
   snapshot_index_ = at.index;
