@@ -9,9 +9,6 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
-
 using namespace lockstep;
 using namespace lockstep::raft_replication;
 using namespace lockstep::examples;
@@ -106,15 +103,8 @@ awaitable<void> serve(real::env& env, stop_signal& signal, node_command command)
   log->info("stopped; applied up to index {}", member->node().applied());
 }
 
-// After damage it says that the next life begins with nothing (raft/node.hpp).
-std::string refill_of(const std::string& directory) {
-  std::ifstream file(directory + "/" + std::string(raft::refill_format::file_name), std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
 exit_code run_node(node_command& command) {
   check(command);
-  const std::string refill = refill_of(command.node.data_dir);
   try {
     run_to_end([&command](real::env& env, stop_signal& signal) { return serve(env, signal, command); });
   } catch (const std::system_error& error) {
@@ -122,7 +112,7 @@ exit_code run_node(node_command& command) {
     if (error.code() == errc::wrong_node || error.code() == errc::wrong_cluster) {
       throw usage_error(fmt::format("data directory {}: {}", directory, error.what()));
     }
-    const bool refilled = error.code() == errc::corrupt && refill_of(directory) != refill;
+    const bool refilled = dynamic_cast<const raft::refill_begun*>(&error) != nullptr;
     throw exit_error(
         from_error(error.code()),
         fmt::format("data directory {}: {}{}", directory, error.what(),

@@ -361,7 +361,6 @@ class core {
   void take_back(index_t keep);
   void commit_what_is_known();
   void acknowledge(node_id to);
-  void acknowledge_more();
   [[nodiscard]] index_t acknowledgeable() const;
   void reject_append(const message& of);
   message& send(node_id to, message_type type);

@@ -122,6 +122,12 @@ struct node_status {
   std::vector<member_status> members;  ///< all but this one
 };
 
+/// Damage to the log or a snapshot, of which the group will mend the node: its next open() begins with nothing, beside
+/// the damaged files. Code: corrupt.
+struct refill_begun : std::system_error {
+  explicit refill_begun(const std::system_error& damage) : system_error(damage) {}
+};
+
 /// See the top of this file. Thread safety: none; everything on the environment's executor.
 template <environment Env, state_machine Machine>
 class basic_node {
@@ -156,15 +162,15 @@ class basic_node {
   /// Opens the directory, or makes it. The state machine is as it was made: what is committed is applied to it again.
   /// @param env, machine  outlive the node.
   /// @throws system_error: wrong_cluster, wrong_node (the directory is another node's), log_locked (the text names the
-  ///   holder's pid), corrupt, or what the file system said. After damage to the log or a snapshot the next open(),
-  ///   with a state machine that is new again, begins with nothing, and the group gives the node back what it had. That
-  ///   does not help when the only member's disk is damaged, or the hard state: then nothing is changed.
+  ///   holder's pid), corrupt, or what the file system said. refill_begun: the next open(), with a state machine that is
+  ///   new again, begins with nothing, and the group gives the node back what it had. That does not help when the only
+  ///   member's disk is damaged, or the hard state: then it is corrupt, and nothing is changed.
   static awaitable<std::unique_ptr<basic_node>> open(Env& env, node_options options, Machine& machine);
   basic_node(const basic_node&) = delete;
   basic_node& operator=(const basic_node&) = delete;
 
   /// Takes part until close(). Once.
-  /// @throws what made it stop: what the disk said, or that somebody has broken Raft's rules.
+  /// @throws what made it stop: what the disk said (refill_begun as open()), or that somebody has broken Raft's rules.
   /// Cancellation: as close(), and throws operation_aborted.
   awaitable<void> run();
 
@@ -285,7 +291,6 @@ class basic_node {
     std::list<line> lines;                        // ours first, since it carries the records
     typename log_type::read_place place;
     position shipped;                       // the record before place.next
-    bool reached = false;                   // by a channel of ours, which ends soon when nothing is heard
     std::uint64_t offered = 0;              // the checksum of the last snapshot that it was offered
     std::optional<snapshot_answer> answer;  // the last one of it, about that
     std::uint64_t life = 0;                 // of its process, while a channel is open
@@ -296,10 +301,10 @@ class basic_node {
   basic_node(Env& env, node_options options, Machine& machine);
   awaitable<void> open_files();
   void lock_directory();
-  [[nodiscard]] static bool is_damage(const std::exception_ptr& failure);
+  [[nodiscard]] static std::optional<std::system_error> damage_of(const std::exception_ptr& failure);
   [[nodiscard]] std::string folder(std::string_view name) const;
   void read_refill();
-  awaitable<void> begin_refill(index_t acknowledged);
+  awaitable<bool> begin_refill(index_t acknowledged);
   [[nodiscard]] index_t last_index_on_disk() const;
 
   struct visit;
@@ -362,7 +367,8 @@ class basic_node {
   awaitable<void> hear(node_id from, channel_type& over);
   awaitable<void> speak(line& to);
   awaitable<void> ship(node_id to, channel_type& over);
-  record_batch for_witness(const record_batch& records, index_t last);
+  record_batch for_witness(const record_batch& records);
+  awaitable<std::error_code> change_one(change what, duration limit, change_error& why);
   awaitable<std::error_code> changed_members(index_t change, time_point deadline);
   member& member_of(node_id id) { return members_[id]; }
 

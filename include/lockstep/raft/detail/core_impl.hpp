@@ -134,7 +134,7 @@ const effects& core<Log>::persisted(instant now) {
     update_commit();
   } else {
     commit_what_is_known();
-    acknowledge_more();
+    if (leader() != 0 && acknowledgeable() > acknowledged_) acknowledge(leader());
   }
   return done();
 }
@@ -654,11 +654,6 @@ void core<Log>::acknowledge(node_id to) {
 template <core_log Log>
 index_t core<Log>::acknowledgeable() const {
   return mutated(mutant::acknowledge_before_durable) ? matched_ : std::min(matched_, durable_);
-}
-
-template <core_log Log>
-void core<Log>::acknowledge_more() {
-  if (leader() != 0 && acknowledgeable() > acknowledged_) acknowledge(leader());
 }
 
 template <core_log Log>

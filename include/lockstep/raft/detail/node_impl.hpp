@@ -54,7 +54,8 @@ auto basic_node<Env, Machine>::open(Env& env, node_options options, Machine& mac
     }
   }
   // Not at once: the state machine may have taken a part of the state already.
-  if (is_damage(failure)) co_await node.begin_refill(node.last_index_on_disk());
+  const auto damage = damage_of(failure);
+  if (damage && co_await node.begin_refill(node.last_index_on_disk())) throw refill_begun(*damage);
   std::rethrow_exception(failure);
 }
 
@@ -286,6 +287,7 @@ void basic_node<Env, Machine>::perform(const effects& doing) {
   for (const message& each : doing.send) post(each);
   // Last: an adopted configuration is an input, whose effects are none.
   if (!doing.append.empty()) adopt(doing.append);
+  assert(bad_records_ || core_->broken_rule().empty());
   news_.notify_all();
   if (core_->deadline() < ticks_at_) ticker_.cancel();
 }
@@ -402,7 +404,8 @@ awaitable<void> basic_node<Env, Machine>::run() {
   wake_everybody();
   if (!failure_) failure_ = ended;
   if (!failure_) co_return;
-  if (is_damage(failure_)) co_await begin_refill(log_->last().index);
+  const auto damage = damage_of(failure_);
+  if (damage && co_await begin_refill(log_->last().index)) throw refill_begun(*damage);
   std::rethrow_exception(failure_);
 }
 
@@ -620,7 +623,6 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
   }
   const auto place = lines.emplace(ours ? lines.begin() : lines.end(), over, ours, env_.get_executor());
   std::exception_ptr ended;
-  if (ours) member_of(with).reached = true;
   try {
     task_group all(env_.get_executor());
     all.spawn(hear(with, over));
@@ -631,7 +633,6 @@ awaitable<void> basic_node<Env, Machine>::talk(node_id with, channel_type& over,
     ended = std::current_exception();
   }
   lines.erase(place);
-  if (ours) member_of(with).reached = false;
   lose(with);
   news_.notify_all();
   if (ended) std::rethrow_exception(ended);
@@ -664,8 +665,10 @@ awaitable<void> basic_node<Env, Machine>::hear(node_id from, channel_type& over)
       throw std::system_error(errc::malformed, "from node " + std::to_string(from));
     }
     while (!log_->has_room_for(heard->records.bytes().size())) co_await log_->make_room();
-    // Only over a connection of this node's own would it notice that a quiet leader is gone.
-    if (!member_of(from).reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
+    // Only over a connection of this node's own, which ends soon, would it notice that a quiet leader is gone.
+    const std::list<line>& lines = member_of(from).lines;
+    const bool is_reached = !lines.empty() && lines.front().ours;
+    if (!is_reached && !mutated(mutant::trust_quiet_leader_unseen)) heard->quiet = false;
     const auto what = [&](core_type& core) -> const effects& { return core.receive(*heard, now()); };
     if (busy_ || closing_) {
       if (const std::error_code ec = co_await input(what)) throw std::system_error(ec);
@@ -718,7 +721,8 @@ awaitable<void> basic_node<Env, Machine>::ship(node_id to, channel_type& over) {
     made.at = target.shipped;
     if (plan.send == append_plan::what::records) {
       made.records = log_->read(target.place, options_.max_batch_bytes, visibility::staged);
-      made.records = plan.payloads ? made.records.up_to(plan.last) : for_witness(made.records, plan.last);
+      made.records = made.records.up_to(plan.last);
+      if (!plan.payloads) made.records = for_witness(made.records);
       for (const record each : made.records) {
         target.shipped.epoch = each.epoch;
         target.shipped.index = each.index;
@@ -732,13 +736,12 @@ awaitable<void> basic_node<Env, Machine>::ship(node_id to, channel_type& over) {
   }
 }
 
-// Without the payloads of commands, up to `last`. The witness makes records of its own of them.
+// Without the payloads of commands. The witness makes records of its own of them.
 template <environment Env, state_machine Machine>
-record_batch basic_node<Env, Machine>::for_witness(const record_batch& records, index_t last) {
+record_batch basic_node<Env, Machine>::for_witness(const record_batch& records) {
   const auto bytes = std::make_shared<byte_buffer>();
   position before;
   for (const record each : records) {
-    if (each.index > last) break;
     const bytes_view payload = each.kind == data_record ? bytes_view() : each.payload;
     before.index = each.index - 1;
     std::byte* const to = bytes->extend(log_format::record_bytes(payload.size()));
@@ -792,8 +795,9 @@ awaitable<outcome> basic_node<Env, Machine>::propose(bytes_view command, duratio
   };
   if (busy_ || closing_) {
     if (const std::error_code closed = co_await input(what)) refused = closed;
-  } else if (const effects* const doing = decide(what)) {
-    co_await carry_out(*doing);
+  } else {
+    [[maybe_unused]] const effects* const doing = decide(what);
+    assert(!doing);  // a leader's records go to the log, and nothing else has to be durable before
   }
   result.leader = core_->leader();
   if (refused) {
@@ -866,25 +870,26 @@ awaitable<std::error_code> basic_node<Env, Machine>::change_members(change_list 
 }
 
 template <environment Env, state_machine Machine>
+awaitable<std::error_code> basic_node<Env, Machine>::change_one(change what, duration limit, change_error& why) {
+  change_list one;
+  one.changes.push_back(std::move(what));
+  return change_members(std::move(one), limit, why);
+}
+
+template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::add(node_id who, std::string address, duration limit,
                                                          change_error& why) {
-  change_list one;
-  one.changes.push_back({change_type::add_learner, who, std::move(address)});
-  return change_members(std::move(one), limit, why);
+  return change_one({change_type::add_learner, who, std::move(address)}, limit, why);
 }
 
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::promote(node_id who, duration limit, change_error& why) {
-  change_list one;
-  one.changes.push_back({change_type::add_voter, who, ""});
-  return change_members(std::move(one), limit, why);
+  return change_one({change_type::add_voter, who, ""}, limit, why);
 }
 
 template <environment Env, state_machine Machine>
 awaitable<std::error_code> basic_node<Env, Machine>::remove(node_id who, duration limit, change_error& why) {
-  change_list one;
-  one.changes.push_back({change_type::remove, who, ""});
-  return change_members(std::move(one), limit, why);
+  return change_one({change_type::remove, who, ""}, limit, why);
 }
 
 template <environment Env, state_machine Machine>

@@ -32,13 +32,13 @@ inline constexpr std::size_t bytes = 32;
 }  // namespace refill_format
 
 template <environment Env, state_machine Machine>
-bool basic_node<Env, Machine>::is_damage(const std::exception_ptr& failure) {
+std::optional<std::system_error> basic_node<Env, Machine>::damage_of(const std::exception_ptr& failure) {
   try {
     std::rethrow_exception(failure);
   } catch (const std::system_error& error) {
-    return error.code() == errc::corrupt;
+    return error.code() == errc::corrupt ? std::optional(error) : std::nullopt;
   } catch (...) {
-    return false;
+    return std::nullopt;
   }
 }
 
@@ -65,10 +65,10 @@ void basic_node<Env, Machine>::read_refill() {
   refill_ = load_le<index_t>(words.data() + 16);
 }
 
-// D1. A group of one has nobody to get anything from.
+// D1. A group of one has nobody to get anything from: false.
 template <environment Env, state_machine Machine>
-awaitable<void> basic_node<Env, Machine>::begin_refill(index_t acknowledged) {
-  if (options_.members.size() == 1) co_return;
+awaitable<bool> basic_node<Env, Machine>::begin_refill(index_t acknowledged) {
+  if (options_.members.size() == 1) co_return false;
   std::array<std::byte, refill_format::bytes> words;
   store_le(words.data(), refill_format::magic);
   store_le(words.data() + 8, generation_ + 1);
@@ -84,6 +84,7 @@ awaitable<void> basic_node<Env, Machine>::begin_refill(index_t acknowledged) {
   if (!ec) env_.rename(temporary, path, ec);
   if (!ec) ec = co_await env_.sync_directory(options_.directory, sync_on::disk_thread);
   if (ec) throw std::system_error(ec, "cannot write " + path);
+  co_return true;
 }
 
 // Of the log that cannot be opened.
