@@ -150,8 +150,16 @@ class chaos {
     quiet_time();
     group_.paused.clear();
     if (!group_.up(id)) return;
+    if (below(2) == 0) hear_before_looking_at_the_clock(id);
     group_.tick(id);
     group_.sync(id);
+  }
+  // Of what has come meanwhile, a part.
+  void hear_before_looking_at_the_clock(node_id id) {
+    for (const auto& [ends, queue] : group_.links) {
+      for (std::uint64_t most = below(4); ends.second == id && most != 0; --most) group_.deliver(ends.first, id);
+    }
+    (void)group_.read(id, ++reads_);
   }
   void deliver() {
     std::vector<std::pair<node_id, node_id>> waiting;

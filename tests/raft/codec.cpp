@@ -58,11 +58,9 @@ std::vector<message> one_of_each() {
   of(message_type::vote_response).granted = true;
   of(message_type::append).at = at;
   of(message_type::append).commit = 17;
-  of(message_type::append).round = 18;
   of(message_type::append).records = batch_of(records, 21);
   of(message_type::append_response).at = at;
   of(message_type::append_response).index = 19;
-  of(message_type::append_response).round = 20;
   of(message_type::append_response).rejected = true;
   of(message_type::append_response).lost = true;
   of(message_type::heartbeat).commit = 21;
@@ -188,11 +186,10 @@ TEST(raft_codec_golden, an_append_with_the_first_record_of_all) {
   of.to = 2;
   of.term = 1;
   of.commit = 1;
-  of.round = 9;
   of.records = batch_of(records, 1);
   EXPECT_EQ(hex(payload_of(of)),
             "01000000000000000200000000000000010000000000000000000000000000000000000000000000"
-            "0000000000000000010000000000000009000000000000008e0cb45c7c69ea89"
+            "0000000000000000010000000000000034888fc589fe0417"
             "0500000081be77ec01000000000000000001000000000000c20552773b17a94068656c6c6f000000");
 }
 
@@ -204,11 +201,10 @@ TEST(raft_codec_golden, a_rejection) {
   of.term = 7;
   of.at = {5, 40, 0};
   of.index = 41;
-  of.round = 9;
   of.rejected = true;
   EXPECT_EQ(hex(payload_of(of)),
             "02000000000000000100000000000000070000000000000005000000000000002800000000000000"
-            "0000000000000000290000000000000009000000000000000800000000000000");
+            "000000000000000029000000000000000800000000000000");
 }
 
 TEST(raft_codec_golden, a_snapshot_offer) {

@@ -485,8 +485,38 @@ awaitable<void> administer(sim::env& on, known& in) {
 
 // --- The scenario -----------------------------------------------------------------------------------------------
 
+// Where the records up to `last` end in a segment file.
+std::uint64_t end_of_records(bytes_view segment, index_t last) {
+  std::uint64_t end = log_format::segment_header_bytes;
+  while (end + log_format::record_header_bytes <= segment.size()) {
+    const auto header = log_codec::decode_header(segment.data() + end);
+    if (!header || header->index > last) break;
+    end += header->total_bytes();
+  }
+  return end;
+}
+
+// A machine that loses power, and a bit of what its newest snapshot stands for, in the segment where its log ends.
+// @return whether there was such a bit.
+bool damage_below_snapshot(known& in, node_id id, sim::random_stream& random) {
+  sim::node& target = *in.run.in().nodes()[id - 1];
+  const member* const life = in.live[id - 1];
+  std::vector<std::string> files = target.storage.files();
+  std::erase_if(files, [](const std::string& path) { return !path.ends_with(".seg"); });
+  if (!life || files.empty()) return false;
+  const std::uint64_t end = end_of_records(*target.storage.bytes(files.back()), life->node->snapshot_index());
+  if (end == log_format::segment_header_bytes) return false;
+  const std::uint64_t where = random.between(log_format::segment_header_bytes, end - 1);
+  target.lose_power(sim::power_cut::seeded(random()));
+  target.storage.flip_bit(files.back(), where);
+  in.damaged = id;
+  target.start();
+  return true;
+}
+
 // One file of a process that has just died, so that the log's watermark tells of all that it has acknowledged: what no
-// log could know to be missing, this one does not promise to miss.
+// log could know to be missing, this one does not promise to miss. After a power loss it may know of no more than its
+// newest snapshot stands for.
 void damage(known& in, node_id id, sim::random_stream random) {
   sim::node& target = *in.run.in().nodes()[id - 1];
   std::vector<std::string> files = target.storage.files();
@@ -494,6 +524,7 @@ void damage(known& in, node_id id, sim::random_stream random) {
     return target.storage.bytes(path)->empty() || !(path.ends_with(".seg") || path.ends_with(".snap"));
   });
   if (!target.running() || files.empty()) return;
+  if (random.chance(0.5) && damage_below_snapshot(in, id, random)) return;
   target.crash();
   in.damaged = id;
   const std::string path = files[random.below(files.size())];

@@ -228,6 +228,7 @@ enum class mutant : std::uint8_t {
   witness_answers_reads,
   learn_members_at_start_only,
   snapshot_beyond_watermark,
+  keep_log_short_of_snapshot,
 };
 
 struct mutant_info {
@@ -621,6 +622,8 @@ inline constexpr auto mutants = std::to_array<mutant_info>({
      "A follower looks for configurations in its log only when it starts."},
     {mutant::snapshot_beyond_watermark, "raft-snapshot-beyond-watermark", "raft",
      "A snapshot is durable before the log's watermark is, so that damage below it can look like a torn tail."},
+    {mutant::keep_log_short_of_snapshot, "raft-keep-log-short-of-snapshot", "raft",
+     "A node that stopped between a snapshot's installation and the log's goes on with the log that it had."},
 });
 
 /// @return null when there is none of this name.

@@ -6,8 +6,8 @@
 //   kind                   from, to, term | at (epoch, index, chain) | commit | index | round | flags | check | records
 //    1 vote_request              x                    x                                           x
 //    2 vote_response             x                                                                x
-//    3 append                    x                    x                  x                x               x        x
-//    4 append_response           x                    x                           x       x       x
+//    3 append                    x                    x                  x                                x        x
+//    4 append_response           x                    x                           x               x
 //    5 heartbeat                 x                                       x                x       x
 //    6 heartbeat_response        x                                                x       x
 //    7 read_request              x                                                        x
@@ -163,9 +163,9 @@ constexpr std::optional<message_fields> fields_of(message_type type) noexcept {
   switch (type) {
     case message_type::vote_request: return message_fields{.at = true, .flags = pre_flag | transfer_flag};
     case message_type::vote_response: return message_fields{.flags = pre_flag | granted_flag};
-    case message_type::append: return message_fields{.at = true, .commit = true, .round = true, .records = true};
+    case message_type::append: return message_fields{.at = true, .commit = true, .records = true};
     case message_type::append_response:
-      return message_fields{.at = true, .index = true, .round = true, .flags = rejected_flag | lost_flag};
+      return message_fields{.at = true, .index = true, .flags = rejected_flag | lost_flag};
     case message_type::heartbeat: return message_fields{.commit = true, .round = true, .flags = quiet_flag};
     case message_type::heartbeat_response: return message_fields{.index = true, .round = true};
     case message_type::read_request: return message_fields{.round = true};

@@ -77,7 +77,7 @@ awaitable<void> basic_node<Env, Machine>::open_files() {
     // A crash came between a snapshot's installation and the log's. A witness may have the record with another chain.
     const std::optional<position> mine = log.position_at(at.index);
     const bool has_it = mine && mine->epoch == at.epoch && (mine->chain == at.chain || options_.witness);
-    if (!has_it && at.index > log.base().index) co_await log.reset(at);
+    if (!has_it && at.index > log.base().index && !mutated(mutant::keep_log_short_of_snapshot)) co_await log.reset(at);
     stored.commit = at.index;
     stored.configurations.assign(1, {at.index, newest->config});
   }
