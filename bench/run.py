@@ -37,12 +37,24 @@ GOALS = [
     (r"ship/follower_log/(1KiB|16KiB)", 0.90),
     (r"ship/raft_member/(1KiB|16KiB)", 0.80),
     (r"recovery/(scan|verify)/(1KiB|16KiB)", 0.70),
+    (r"raft/nuraft_rate/64", 8),
+    (r"raft/nuraft_latency/1", 1 / 0.70),
+    (r"raft/sync/(64|1024)", 0.60),
     (r"peers/leveldb/100B", 8),
     (r"peers/rocksdb_sync/64", 7),
     (r"peers/rocksdb_sync/512", 25),
 ]
 PROGRAMS = ["lockstep_bench", "lockstep_bench_peers"]
 SIDES = ("limit", "peer", "lockstep")
+# Both sides of a Raft pair come of one run of lockstep_bench_raft: its arguments, what lockstep is beside, and how the
+# rates follow from the row that it prints. NuRaft's figures are those that it publishes, of another machine.
+RAFT = {
+    "raft/nuraft_rate/64": (["--clients=64"], "peer", lambda row: (30_400, row["per_second"])),
+    "raft/nuraft_latency/1": (["--clients=1"], "peer", lambda row: (1e6 / 268, 1e6 / row["p50_us"])),
+    "raft/two_trips/1": (["--clients=1"], "limit", lambda row: (1e6 / row["limit_p50_us"], 1e6 / row["p50_us"])),
+    "raft/sync/64": (["--clients=64", "--sync"], "limit", lambda row: (row["limit_per_second"], row["per_second"])),
+    "raft/sync/1024": (["--clients=1024", "--sync"], "limit", lambda row: (row["limit_per_second"], row["per_second"])),
+}
 DEADLINE_S = 120
 
 
@@ -120,6 +132,39 @@ class Pair:
         return None if self.goal is None else statistics.median(self.ratios) >= self.goal
 
 
+class RaftPair(Pair):
+    complete = True
+    error = None
+
+    def __init__(self, name, program):
+        super().__init__(name)
+        self.unit = "/s"
+        self.arguments, self.beside, self.rates_of = RAFT[name]
+        self.program = program
+
+    @property
+    def reference(self):
+        return self.beside
+
+    def measure(self, scratch, turned):
+        command = [self.program, "--bytes=256", "--rounds=1", "--output=json", *self.arguments]
+        environment = dict(os.environ, LOCKSTEP_BENCH_DIR=scratch)
+        try:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S)
+            if done.returncode != 0:
+                self.error = f"ended with {done.returncode}: {done.stderr.strip()[-300:]}"
+                return
+            theirs, ours = self.rates_of(json.loads(done.stdout)["rows"][0])
+        except subprocess.TimeoutExpired:
+            self.error = f"took longer than {DEADLINE_S} s"
+            return
+        except (ValueError, KeyError, IndexError) as error:
+            self.error = f"its output is not understood: {error!r}"
+            return
+        self.rates.setdefault(self.beside, []).append(theirs)
+        self.rates.setdefault("lockstep", []).append(ours)
+
+
 def find_pairs(bin_dir, pattern):
     pairs = {}
     problems = []
@@ -140,6 +185,13 @@ def find_pairs(bin_dir, pattern):
             elif re.search(pattern, found[1]):
                 pair = pairs.setdefault(found[1], Pair(found[1]))
                 pair.sides[found[2]] = Side(program, full_name)
+    raft = os.path.join(bin_dir, "lockstep_bench_raft")
+    for name in (name for name in RAFT if re.search(pattern, name)):
+        if os.path.exists(raft):
+            pairs[name] = RaftPair(name, raft)
+        else:
+            problems.append(f"{raft} is not there: build the preset `release` first")
+            break
     for pair in [pair for pair in pairs.values() if not pair.complete]:
         problems.append(f"{pair.name} has only the side {', '.join(pair.sides)}")
         del pairs[pair.name]

@@ -8,9 +8,12 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include <array>
 #include <cstdio>
 #include <iostream>
+#include <numeric>
 #include <optional>
+#include <thread>
 
 #include "common.hpp"
 #include "lockstep/core/task_group.hpp"
@@ -26,6 +29,7 @@ struct run_options {
   std::vector<std::size_t> clients = {1, 16, 64, 256, 1024};
   std::vector<std::size_t> bytes = {16, 256, 1024, 4096};
   bool sync = false;
+  bool on_loop = false;
   std::size_t processes = 3;
   double seconds = 2;
   std::size_t rounds = 3;
@@ -35,7 +39,8 @@ struct run_options {
 constexpr std::size_t group_size = 3;
 using addresses = std::vector<std::string>;
 
-raft::node_options options_of(std::size_t number, const addresses& names, const std::string& directory, bool sync) {
+raft::node_options options_of(std::size_t number, const addresses& names, const std::string& directory,
+                              const run_options& with) {
   raft::node_options options;
   options.core.id = number + 1;
   options.core.election_timeout = 300ms;
@@ -44,7 +49,8 @@ raft::node_options options_of(std::size_t number, const addresses& names, const 
   options.cluster = "bench";
   options.directory = directory + "/" + std::to_string(number + 1);
   for (std::size_t i = 0; i < group_size; ++i) options.members[i + 1] = names[i];
-  options.log.sync = sync ? sync_policy::always : sync_policy::never;
+  options.log.sync = with.sync ? sync_policy::always : sync_policy::never;
+  if (with.on_loop) options.log.sync_where = sync_on::caller;
   options.log.max_unsynced_bytes = std::uint64_t{64} << 20;
   return options;
 }
@@ -173,7 +179,7 @@ std::vector<result> run_group(const run_options& options, const shapes& of) {
   std::vector<raft::node_options> here;
   std::vector<std::unique_ptr<other_process>> others;
   for (std::size_t i = 0; i < group_size; ++i) {
-    raft::node_options one = options_of(i, names, directory.path(), options.sync);
+    raft::node_options one = options_of(i, names, directory.path(), options);
     if (i == 0 || options.processes == 1) {
       here.push_back(std::move(one));
     } else {
@@ -190,8 +196,8 @@ std::vector<result> run_group(const run_options& options, const shapes& of) {
 // ----------------------------------------------------------------------------------------------------------
 
 // Syncs of one batch each, one after the other: what a leader whose clients all wait for the same sync can do.
-double datasyncs_per_second(std::size_t batch_bytes, double seconds) {
-  const temporary file("datasync");
+double datasyncs_per_second(std::size_t batch_bytes, double seconds, const std::string& file_name = "datasync") {
+  const temporary file(file_name);
   const descriptor to(file.path(), O_CREAT | O_RDWR);
   const std::size_t length = std::max(std::size_t{4} << 20, 4 * batch_bytes);
   const std::vector<char> zeros(length, 0);
@@ -255,9 +261,24 @@ double ping_pong(std::size_t bytes, double seconds) {
   return percentile(took, 0.5);
 }
 
+// Of each of three logs that are synced at the same time.
+double datasyncs_of_three(std::size_t batch_bytes, double seconds) {
+  std::array<double, group_size> rates{};
+  {
+    std::vector<std::jthread> writers;
+    for (std::size_t i = 0; i < group_size; ++i) {
+      writers.emplace_back([&rates, i, batch_bytes, seconds] {
+        rates[i] = datasyncs_per_second(batch_bytes, seconds, "datasync" + std::to_string(i));
+      });
+    }
+  }
+  return std::accumulate(rates.begin(), rates.end(), 0.0) / group_size;
+}
+
 struct row {
   result ours;
   double limit_per_second = 0;  // sync on: datasync rate x batch
+  double limit_of_three = 0;    // the same of three logs on one disk
   double limit_p50 = 0;         // two round trips
 };
 
@@ -266,19 +287,22 @@ json to_json(const row& of) {
               {"p50_us", of.ours.p50},         {"p99_us", of.ours.p99},      {"p999_us", of.ours.p999},
               {"limit_p50_us", of.limit_p50},  {"limit_per_second", nullptr}};
   if (of.limit_per_second != 0) one["limit_per_second"] = of.limit_per_second;
+  if (of.limit_of_three != 0) one["limit_of_three_per_second"] = of.limit_of_three;
   return one;
 }
 
 void print_table(const std::vector<row>& rows) {
-  std::printf("%8s %7s %12s %10s %10s %10s %16s %16s\n", "clients", "bytes", "per second", "p50 us", "p99 us",
-              "p99.9 us", "of sync limit", "p50 / 2 trips");
+  std::printf("%8s %7s %12s %10s %10s %10s %16s %16s %16s\n", "clients", "bytes", "per second", "p50 us", "p99 us",
+              "p99.9 us", "of sync limit", "of three logs'", "p50 / 2 trips");
   for (const row& each : rows) {
     std::printf("%8zu %7zu %12.0f %10.0f %10.0f %10.0f", each.ours.of.clients, each.ours.of.bytes, each.ours.per_second,
                 each.ours.p50, each.ours.p99, each.ours.p999);
-    if (each.limit_per_second != 0)
-      std::printf(" %16.2f", each.ours.per_second / each.limit_per_second);
-    else
-      std::printf(" %16s", "-");
+    for (const double limit : {each.limit_per_second, each.limit_of_three}) {
+      if (limit != 0)
+        std::printf(" %16.2f", each.ours.per_second / limit);
+      else
+        std::printf(" %16s", "-");
+    }
     std::printf(" %16.2f\n", each.ours.p50 / each.limit_p50);
   }
 }
@@ -298,6 +322,7 @@ std::vector<row> measure(const run_options& options) {
       if (options.sync) {
         const std::size_t batch = each.of.clients * log_format::record_bytes(each.of.bytes + sizeof(std::uint64_t));
         one.limit_per_second = static_cast<double>(each.of.clients) * datasyncs_per_second(batch, 0.3);
+        one.limit_of_three = static_cast<double>(each.of.clients) * datasyncs_of_three(batch, 0.3);
       }
     }
   }
@@ -317,6 +342,7 @@ int run(int argc, char** argv) {
   app.add_option("--clients", options.clients, "how many proposals are under way")->delimiter(',');
   app.add_option("--bytes", options.bytes, "of a proposal")->delimiter(',');
   app.add_flag("--sync", options.sync, "a proposal is durable on a quorum; without it the disk has it when it will");
+  app.add_flag("--on-loop", options.on_loop, "sync on the loop's own thread, which waits meanwhile")->needs("--sync");
   app.add_option("--processes", options.processes, "for the nodes: 1 or 3")->check(CLI::IsMember({1, 3}));
   app.add_option("--seconds", options.seconds, "for each measurement")->check(CLI::PositiveNumber);
   app.add_option("--rounds", options.rounds, "of all measurements; the median is printed")->check(CLI::PositiveNumber);

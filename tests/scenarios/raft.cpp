@@ -49,6 +49,7 @@ struct known {
   std::size_t members = 3;             // at first
   std::size_t nodes = 3;               // those, and others that may become members
   node_id damaged = 0;                 // whose disk has lost what was on it; the group has other copies
+  index_t held_by_damaged = 0;         // acknowledged before that, and not asked for again yet
   node_id witness = 0;                 // the only one that may become a witness
   bool changes = false;                // of the members, and transfers, for now
   std::vector<member*> live;           // by id - 1; null: down
@@ -250,6 +251,12 @@ awaitable<void> live(sim::env& on, known& in, node_id id) {
   for (node_id each = 1; each <= in.members && id <= in.members; ++each) options.members[each] = address_of(each);
   self.node = co_await member::node_type::open(on, options, self.seen);
   in.live[id - 1] = &self;
+  if (id == in.damaged) {
+    const index_t held = std::exchange(in.held_by_damaged, 0);
+    const node_status has = self.node->status();
+    sim::simulation::require(has.durable >= held || has.refill >= held,
+                             "a damaged node has forgotten what it has lost");
+  }
   self.service.on(propose_method,
                   [&self](const rpc_request& asked, rpc_reply& out) { return self.propose(asked, out); });
   self.service.on(read_method, [&self](const rpc_request& asked, rpc_reply& out) { return self.read(asked, out); });
@@ -506,6 +513,7 @@ bool damage_below_snapshot(known& in, node_id id, sim::random_stream& random) {
   if (!life || files.empty()) return false;
   const std::uint64_t end = end_of_records(*target.storage.bytes(files.back()), life->node->snapshot_index());
   if (end == log_format::segment_header_bytes) return false;
+  in.held_by_damaged = life->node->log().acked().index;
   const std::uint64_t where = random.between(log_format::segment_header_bytes, end - 1);
   target.lose_power(sim::power_cut::seeded(random()));
   target.storage.flip_bit(files.back(), where);
