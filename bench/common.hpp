@@ -195,8 +195,15 @@ class payloads {
 
 /// One node: a loop and its environment.
 struct node {
+  explicit node(std::size_t logs = 1) : env(io.get_executor(), options_for(logs)) {}
+  static real::env_options options_for(std::size_t logs) {
+    real::env_options options;
+    options.disk_threads = logs;
+    return options;
+  }
+
   asio::io_context io{1};
-  real::env env{io.get_executor()};
+  real::env env;
 
   /// Runs `work` and whatever it needs to its end. @throws what it threw.
   void run(awaitable<void> work) {

@@ -187,7 +187,7 @@ std::vector<result> run_group(const run_options& options, const shapes& of) {
     }
   }
   std::vector<result> found;
-  node on;
+  node on(here.size());
   on.run(measure_all(on, std::move(here), of, options.seconds, found));
   return found;
 }
