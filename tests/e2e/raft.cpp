@@ -1,28 +1,18 @@
 // raft_node and raft_ctl, the real programs: the document's three terminals, then what the programs promise beyond it.
 #include "support/raft_group.hpp"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <pty.h>
 #include <sys/ioctl.h>
 
 #include <filesystem>
 #include <fstream>
-#include <set>
 #include <string>
 #include <vector>
 
 namespace lockstep::e2e {
 namespace {
 
-using nlohmann::json;
-using testing::AllOf;
-using testing::HasSubstr;
-using testing::StartsWith;
 using arguments = std::vector<std::string>;
-
-const std::set<raft_group::id> all_three{1, 2, 3};
 
 std::set<raft_group::id> without(raft_group::id one) {
   std::set<raft_group::id> rest = all_three;

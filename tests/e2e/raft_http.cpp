@@ -1,9 +1,6 @@
 // What raft_node serves over HTTP, to monitoring and to browsers.
 #include "support/raft_group.hpp"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <asio/io_context.hpp>
 #include <asio/ip/tcp.hpp>
 #include <asio/read.hpp>
@@ -12,20 +9,12 @@
 
 #include <chrono>
 #include <filesystem>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 namespace lockstep::e2e {
 namespace {
-
-using nlohmann::json;
-using testing::AllOf;
-using testing::HasSubstr;
-using testing::StartsWith;
-
-const std::set<raft_group::id> all_three{1, 2, 3};
 
 struct http_answer {
   int status = 0;

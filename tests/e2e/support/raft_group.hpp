@@ -8,6 +8,8 @@
 
 #include "process.hpp"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include <arpa/inet.h>
@@ -20,6 +22,11 @@
 #include <vector>
 
 namespace lockstep::e2e {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::StartsWith;
 
 /// Of this process alone, so that nobody takes a stopped node's port.
 inline std::string raft_host() {
@@ -117,22 +124,22 @@ class raft_group {
   }
 
   /// What `of` says of itself.
-  [[nodiscard]] nlohmann::json status(id of) const {
+  [[nodiscard]] json status(id of) const {
     const run_result told = ctl_at(address(of), {"status", "-o", "json"});
     if (told.code != 0) throw std::runtime_error("status of " + std::to_string(of) + ": " + told.out + told.err);
-    return nlohmann::json::parse(told.out).at(0);
+    return json::parse(told.out).at(0);
   }
 
   /// Asks those of `among` until `agreed` holds of their answers.
   template <class Condition>
-  std::map<id, nlohmann::json> wait_until(const std::set<id>& among, Condition agreed) const {
+  std::map<id, json> wait_until(const std::set<id>& among, Condition agreed) const {
     const auto until = std::chrono::steady_clock::now() + default_deadline;
-    std::map<id, nlohmann::json> told;
+    std::map<id, json> told;
     for (;;) {
       for (const id each : among) told[each] = status(each);
       if (agreed(told)) return told;
       if (std::chrono::steady_clock::now() > until) {
-        throw std::runtime_error("not in time, at last: " + nlohmann::json(told).dump());
+        throw std::runtime_error("not in time, at last: " + json(told).dump());
       }
     }
   }
@@ -158,5 +165,7 @@ class raft_group {
   std::map<id, std::unique_ptr<process>> nodes_;
   std::map<id, ready_line> ready_;
 };
+
+inline const std::set<raft_group::id> all_three{1, 2, 3};
 
 }  // namespace lockstep::e2e
