@@ -532,9 +532,7 @@ TEST(raft_node, a_late_answer_about_one_snapshot_is_not_taken_for_the_next) {
   ASSERT_TRUE(of.goes_on(300));
   sent_snapshots seen;
   of.world.add_node("n2").start([&](sim::env& on) -> awaitable<void> {
-    const std::function<awaitable<void>(channel_type&)> session = [&](channel_type& leader) {
-      return follow_late(on, leader, seen);
-    };
+    const session_type session = [&](channel_type& leader) { return follow_late(on, leader, seen); };
     co_await accept_members(on, 2, session);
   });
   of.run_on(0, [&](sim::env&, node_type& node) -> awaitable<void> {

@@ -300,9 +300,7 @@ TEST(raft_node_answers, batches_are_bounded_by_bytes_and_heartbeats_carry_no_rec
   });
   listener learner;
   of.world.add_node("n2").start([&](sim::env& on) -> awaitable<void> {
-    const std::function<awaitable<void>(channel_type&)> session = [&](channel_type& leader) {
-      return learner.follow(leader);
-    };
+    const session_type session = [&](channel_type& leader) { return learner.follow(leader); };
     co_await accept_members(on, 2, session);
   });
   of.run_on(0, [&](sim::env&, node_type& node) -> awaitable<void> {

@@ -60,14 +60,9 @@ awaitable<void> live_and_close(sim::env& on, group& of, std::size_t i, ending& t
   of.machines[i] = std::make_shared<adder>();
   auto node = co_await node_type::open(on, of.options_of(i), *of.machines[i]);
   of.nodes[i] = node.get();
-  std::error_code ec;
-  lockstep::server_options serving;
-  serving.channel = node->hello();
-  basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
-  server.on(raft_purpose, [&](channel_type& from) { return node->serve(from); });
   task_group running(on.get_executor());
   task_group asking(on.get_executor());
-  running.spawn(server.run());
+  running.spawn(serve_members(on, *node));
   running.spawn(of.propose_now_and_then(on, *node));
   if (told.runs) asking.spawn(run(*node, told.run_ended));
   co_await wait_for(on, *node, told.when);

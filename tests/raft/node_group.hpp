@@ -54,6 +54,41 @@ static_assert(state_machine<adder>);
 using node_type = basic_node<sim::env, adder>;
 using channel_type = basic_channel<sim::env>;
 
+inline channel_options as_member(node_id id) {
+  channel_options options;
+  options.cluster = "test";
+  options.node = id;
+  options.features = 12345;
+  options.purpose = raft_purpose;
+  options.keepalive = 100ms;
+  return options;
+}
+
+using session_type = std::function<awaitable<void>(channel_type&)>;
+
+/// Listens where members do, and serves those who connect.
+inline awaitable<void> serve_as(sim::env& on, channel_options hello, session_type session) {
+  std::error_code ec;
+  lockstep::server_options serving;
+  serving.channel = std::move(hello);
+  basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
+  if (ec) throw std::system_error(ec);
+  server.on(raft_purpose, [&session](channel_type& from) { return session(from); });
+  co_await server.run();
+}
+
+/// @param node  outlives this.
+template <class Node>
+awaitable<void> serve_members(sim::env& on, Node& node) {
+  return serve_as(on, node.hello(), [&node](channel_type& from) { return node.serve(from); });
+}
+
+inline awaitable<void> accept_members(sim::env& on, node_id id, session_type session) {
+  channel_options hello = as_member(id);
+  hello.purpose.clear();
+  return serve_as(on, std::move(hello), std::move(session));
+}
+
 struct group {
   std::size_t size;
   std::size_t founders;  // the first ones; whoever else is there may become a member
@@ -99,14 +134,8 @@ struct group {
     } const seen{nodes[i]};
     nodes[i] = node.get();
     envs[i] = &on;
-    std::error_code ec;
-    lockstep::server_options serving;
-    serving.channel = node->hello();
-    basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
-    if (ec) throw std::system_error(ec);
-    server.on(raft_purpose, [&](channel_type& from) { return node->serve(from); });
     task_group running(on.get_executor());
-    running.spawn(server.run());
+    running.spawn(serve_members(on, *node));
     running.spawn(node->run());
     running.spawn(propose_now_and_then(on, *node));
     running.spawn(do_tasks(on, *node, i));
@@ -197,26 +226,6 @@ inline node_options with_small_snapshots() {
   options.keep_log_bytes = 4000;
   options.log.segment_bytes = 8192;
   return options;
-}
-
-inline channel_options as_member(node_id id) {
-  channel_options options;
-  options.cluster = "test";
-  options.node = id;
-  options.features = 12345;
-  options.purpose = raft_purpose;
-  options.keepalive = 100ms;
-  return options;
-}
-
-inline awaitable<void> accept_members(sim::env& on, node_id id, std::function<awaitable<void>(channel_type&)> session) {
-  std::error_code ec;
-  lockstep::server_options serving;
-  serving.channel = as_member(id);
-  serving.channel.purpose.clear();
-  basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
-  server.on(raft_purpose, [&session](channel_type& from) { return session(from); });
-  co_await server.run();
 }
 
 inline awaitable<void> hear_all(channel_type& from) {

@@ -485,13 +485,8 @@ struct held_group {
     } const seen{node};
     node = opened.get();
     env = &on;
-    std::error_code ec;
-    lockstep::server_options serving;
-    serving.channel = opened->hello();
-    basic_server<sim::env> server(on, on.listen(address("0.0.0.0", 7000), ec), serving);
-    server.on(raft_purpose, [&](channel_type& from) { return opened->serve(from); });
     task_group running(on.get_executor());
-    running.spawn(server.run());
+    running.spawn(serve_members(on, *opened));
     running.spawn(opened->run());
     co_await running.join();
   }
@@ -505,9 +500,12 @@ struct held_group {
     by.commit = last;
     by.tell(records->append(from, last, last));
   }
-  void take_snapshot(std::optional<std::error_code>& ended) {
+  /// A snapshot is begun, and held until writing.open().
+  [[nodiscard]] bool hold_snapshot(std::optional<std::error_code>& ended) {
+    writing.shut = true;
     const auto done = [&ended](std::exception_ptr, std::error_code result) { ended = result; };
     asio::co_spawn(env->get_executor(), node->snapshot(60s), done);
+    return world.run_until([&] { return machine->snapshotting; }, 10s);
   }
   void read(std::optional<std::error_code>& ended, std::function<void()> then) {
     const auto done = [&ended, then](std::exception_ptr, std::error_code result) {
@@ -570,10 +568,8 @@ TEST(raft_node_installing, waits_for_a_snapshot_that_is_being_taken) {
   held_group of(31);
   of.append(of.first, 2, 30);
   ASSERT_TRUE(of.has_applied(30));
-  of.writing.shut = true;
   std::optional<std::error_code> taken;
-  of.take_snapshot(taken);
-  ASSERT_TRUE(of.world.run_until([&] { return of.machine->snapshotting; }, 10s));
+  ASSERT_TRUE(of.hold_snapshot(taken));
   of.append(of.first, 31, 40);
   ASSERT_TRUE(of.has_applied(40)) << "applying goes on meanwhile";
   of.send_snapshot(60);
@@ -604,10 +600,8 @@ TEST(raft_node_installing, does_nothing_when_it_has_got_more_meanwhile) {
     held_group of(32);
     of.append(of.first, 2, 30);
     ASSERT_TRUE(of.has_applied(30));
-    of.writing.shut = true;
     std::optional<std::error_code> taken;
-    of.take_snapshot(taken);
-    ASSERT_TRUE(of.world.run_until([&] { return of.machine->snapshotting; }, 10s));
+    ASSERT_TRUE(of.hold_snapshot(taken));
     of.send_snapshot(60);
     ASSERT_TRUE(of.has_received_snapshot(60));
     of.world.nodes()[0]->crash();
@@ -633,10 +627,8 @@ TEST(raft_node_installing, what_is_applied_while_a_snapshot_is_taken_is_not_in_i
   held_group of(33);
   of.append(of.first, 2, 30);
   ASSERT_TRUE(of.has_applied(30));
-  of.writing.shut = true;
   std::optional<std::error_code> taken;
-  of.take_snapshot(taken);
-  ASSERT_TRUE(of.world.run_until([&] { return of.machine->snapshotting; }, 10s));
+  ASSERT_TRUE(of.hold_snapshot(taken));
   of.append(of.first, 31, 40);
   ASSERT_TRUE(of.has_applied(40));
   of.writing.open();
