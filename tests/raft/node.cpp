@@ -178,10 +178,8 @@ TEST(raft_node, a_leader_that_removes_itself_says_so_and_hands_over_at_once) {
   const std::size_t old = of.leader();
   std::error_code changed;
   of.run_on(old, [&](sim::env&, node_type& node) -> awaitable<void> {
-    change_list list;
-    list.changes.push_back({change_type::remove, old + 1, ""});
     change_error why{};
-    changed = co_await node.change_members(list, 5s, why);
+    changed = co_await node.remove(old + 1, 5s, why);
   });
   EXPECT_FALSE(changed) << changed.message();
   const auto another_leads = [&] {
@@ -536,10 +534,8 @@ TEST(raft_node, a_late_answer_about_one_snapshot_is_not_taken_for_the_next) {
     co_await accept_members(on, 2, session);
   });
   of.run_on(0, [&](sim::env&, node_type& node) -> awaitable<void> {
-    change_list add;
-    add.changes.push_back({change_type::add_learner, 2, "n2:7000"});
     change_error why{};
-    (void)co_await node.change_members(add, 5s, why);
+    (void)co_await node.add(2, "n2:7000", 5s, why);
   });
   EXPECT_TRUE(of.world.run_until([&] { return seen.sends_next; }, 120s));
 }

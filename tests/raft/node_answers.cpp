@@ -304,10 +304,8 @@ TEST(raft_node_answers, batches_are_bounded_by_bytes_and_heartbeats_carry_no_rec
     co_await accept_members(on, 2, session);
   });
   of.run_on(0, [&](sim::env&, node_type& node) -> awaitable<void> {
-    change_list add;
-    add.changes.push_back({change_type::add_learner, 2, "n2:7000"});
     change_error why{};
-    const std::error_code changed = co_await node.change_members(add, 5s, why);
+    const std::error_code changed = co_await node.add(2, "n2:7000", 5s, why);
     EXPECT_FALSE(changed) << changed.message();
   });
   ASSERT_TRUE(of.world.run_until([&] { return learner.heartbeats >= 20; }, 10s)) << "while nothing is acknowledged";

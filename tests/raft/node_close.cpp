@@ -68,11 +68,9 @@ awaitable<void> live_and_close(sim::env& on, group& of, std::size_t i, ending& t
   co_await wait_for(on, *node, told.when);
 
   std::size_t begun = 0;
-  change_list changes;
-  changes.changes.push_back({change_type::add_learner, 9, "n9:7000"});
   asking.spawn(note(error_of_proposal(*node), begun, told.waits["propose"]));
   asking.spawn(note(node->read_barrier(1h), begun, told.waits["read_barrier"]));
-  asking.spawn(note(node->change_members(changes, 1h, told.why), begun, told.waits["change_members"]));
+  asking.spawn(note(node->add(9, "n9:7000", 1h, told.why), begun, told.waits["change_members"]));
   asking.spawn(note(node->snapshot(1h), begun, told.waits["snapshot"]));
   asking.spawn(note(node->changed(on.now() + 1h), begun, told.waits["changed"]));
   while (begun != told.waits.size()) co_await asio::post(on.get_executor(), use_awaitable);
