@@ -10,6 +10,7 @@ namespace {
 struct ending {
   std::function<bool(node_type&)> when = [](node_type&) { return true; };  // somebody begins to wait
   std::function<bool(node_type&)> then = [](node_type&) { return true; };  // and it is closed
+  std::function<awaitable<std::error_code>(node_type&)> asks_first;        // of those who wait
   bool runs = true;
   bool closes_twice_at_once = false;
   std::size_t passing = 0;  // how many turns others have in between
@@ -68,6 +69,8 @@ awaitable<void> live_and_close(sim::env& on, group& of, std::size_t i, ending& t
   co_await wait_for(on, *node, told.when);
 
   std::size_t begun = 0;
+  if (told.asks_first) asking.spawn(note(told.asks_first(*node), begun, told.waits["first"]));
+  while (begun != told.waits.size()) co_await asio::post(on.get_executor(), use_awaitable);
   asking.spawn(note(error_of_proposal(*node), begun, told.waits["propose"]));
   asking.spawn(note(node->read_barrier(1h), begun, told.waits["read_barrier"]));
   asking.spawn(note(node->add(9, "n9:7000", 1h, told.why), begun, told.waits["change_members"]));
@@ -205,6 +208,22 @@ TEST(raft_node_close, as_a_candidate) {
   }
 }
 
+/// Lets node i + 1 lead, and come to its end when the others are gone.
+void begin_alone(group& of, std::size_t i, ending& told) {
+  told.when = [&of, i](node_type&) {
+    const auto& nodes = of.world.nodes();
+    return std::none_of(nodes.begin(), nodes.end(),
+                        [&](const auto& each) { return each != nodes[i] && each->running(); });
+  };
+  begin(of, i, told);
+  ASSERT_TRUE(of.world.run_until([&] { return of.nodes[i] != nullptr; }, 10s));
+  let_lead(of, i);
+  ASSERT_TRUE(of.goes_on(2));
+  for (std::size_t other = 0; other < of.size; ++other) {
+    if (other != i) of.world.nodes()[other]->crash();
+  }
+}
+
 TEST(raft_node_close, as_a_leader_that_has_lost_the_others) {
   for (std::size_t passing = 0; passing < 12; ++passing) {
     SCOPED_TRACE(passing);
@@ -212,22 +231,57 @@ TEST(raft_node_close, as_a_leader_that_has_lost_the_others) {
     ASSERT_TRUE(of.goes_on(5));
     const std::size_t i = (of.leader() + 1) % 3;
     ending told;
-    bool alone = false;
-    told.when = [&](node_type&) { return alone; };
     told.passing = passing;
     told.closes_twice_at_once = passing % 2 != 0;
-    begin(of, i, told);
-    ASSERT_TRUE(of.world.run_until([&] { return of.nodes[i] != nullptr; }, 10s));
-    let_lead(of, i);
-    ASSERT_TRUE(of.goes_on(2));
-    for (std::size_t other = 0; other < 3; ++other) {
-      if (other != i) of.world.nodes()[other]->crash();
-    }
-    alone = true;
+    begin_alone(of, i, told);
     expect_a_clean_end(of, i, told, {"propose", "read_barrier", "change_members"});
     EXPECT_EQ(told.waits["propose"], make_error_code(errc::timed_out)) << "it is in the log";
     EXPECT_EQ(told.waits["read_barrier"], make_error_code(errc::closed));
     EXPECT_EQ(told.waits["change_members"], make_error_code(errc::closed));
+  }
+}
+
+TEST(raft_node_close, while_another_is_to_lead) {
+  for (std::size_t passing = 0; passing < 12; ++passing) {
+    SCOPED_TRACE(passing);
+    group of(100 + passing);
+    ASSERT_TRUE(of.goes_on(5));
+    const std::size_t i = (of.leader() + 1) % 3;
+    ending told;
+    told.asks_first = [next = (i + 1) % 3 + 1](node_type& node) { return node.transfer(next); };
+    told.passing = passing;
+    begin_alone(of, i, told);
+    expect_a_clean_end(of, i, told, {"read_barrier"});
+    EXPECT_EQ(told.waits["first"], std::error_code());
+    EXPECT_EQ(told.waits["propose"], make_error_code(errc::overloaded)) << "the transfer has ended";
+    EXPECT_EQ(told.waits["read_barrier"], make_error_code(errc::closed));
+  }
+}
+
+TEST(raft_node_close, while_a_joint_configuration_is_left) {
+  for (std::size_t passing = 0; passing < 12; ++passing) {
+    SCOPED_TRACE(passing);
+    group of(112 + passing);
+    ASSERT_TRUE(of.goes_on(5));
+    const std::size_t leader = of.leader();
+    const std::size_t i = (leader + 1) % 3;
+    std::error_code joined;
+    of.run_on(leader, [&](sim::env&, node_type& node) -> awaitable<void> {
+      change_list demote;
+      demote.how = transition::joint_explicit;
+      demote.changes.push_back({change_type::add_learner, (i + 1) % 3 + 1, ""});
+      change_error why{};
+      joined = co_await node.change_members(demote, 5s, why);
+    });
+    ASSERT_FALSE(joined) << joined.message();
+    ending told;
+    told.asks_first = [&told](node_type& node) { return node.leave_joint(1h, told.why); };
+    told.passing = passing;
+    told.closes_twice_at_once = passing % 2 != 0;
+    begin_alone(of, i, told);
+    expect_a_clean_end(of, i, told, {"first", "propose", "read_barrier"});
+    EXPECT_EQ(told.waits["first"], make_error_code(errc::closed));
+    EXPECT_EQ(told.waits["change_members"], make_error_code(errc::overloaded)) << "the last change is under way";
   }
 }
 
