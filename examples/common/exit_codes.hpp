@@ -38,7 +38,7 @@ inline constexpr std::array<exit_code_info, 10> exit_code_table{{
     {exit_code::outcome_unknown, "timed out: the request may or may not have been carried out"},
     {exit_code::address_in_use, "an address to listen on is in use"},
     {exit_code::data_dir_locked, "the data directory is locked by another process"},
-    {exit_code::corruption, "stored data is corrupt; no file was changed"},
+    {exit_code::corruption, "stored data is corrupt; the damaged files are left as they are"},
     {exit_code::failure, "any other failure, named on standard error"},
     {exit_code::interrupted, "stopped at once by a second SIGINT or SIGTERM"},
 }};
