@@ -2,14 +2,10 @@
 #include "cityhall/positions.hpp"
 #include "cityhall/protocol.hpp"
 #include "cityhall/status.hpp"
-#include "common/signals.hpp"
+#include "common/converse.hpp"
 #include "common/values.hpp"
 
-#include <lockstep/core/task_group.hpp>
-#include <lockstep/rpc/peer.hpp>
-
 #include <fmt/format.h>
-#include <asio/io_context.hpp>
 #include <nlohmann/json.hpp>
 
 #include <csignal>
@@ -23,59 +19,12 @@ using examples::exit_error;
 using json = nlohmann::ordered_json;
 using question = std::function<awaitable<exit_code>(rpc_peer&)>;
 
-/// Connects, asks, closes.
-awaitable<exit_code> converse(real::env& env, const client_command& command, const question& ask) {
-  std::optional<real::stream> stream;
-  std::error_code refused;
-  try {
-    stream.emplace(co_await env.connect(command.addr, command.timeout));
-  } catch (const std::system_error& error) {
-    refused = error.code();
-  }
-  if (!stream) throw examples::cannot_connect(command.addr.to_string(), refused);
-  channel_options options;
-  options.cluster = cluster_name;
-  options.purpose = client_purpose;
-  options.handshake_timeout = command.timeout;
-  channel connection(env, std::move(*stream), options);
-  try {
-    (void)co_await connection.handshake();
-  } catch (const std::system_error& error) {
-    throw exit_error(exit_code::unreachable, error.what());
-  }
-  const rpc_service nothing_served;
-  rpc_peer peer(std::move(connection), nothing_served);
-  task_group running(env.get_executor());
-  running.spawn(peer.run());
-  std::exception_ptr failure;
-  exit_code code = exit_code::ok;
-  try {
-    code = co_await ask(peer);
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when the connection is closed
-  }
-  peer.abort();
-  try {
-    co_await running.join();
-  } catch (const std::system_error&) {
-    // How the connection ended; what that means to the question, its answer has said.
-  }
-  if (failure) std::rethrow_exception(failure);
-  co_return code;
-}
-
 exit_code run(const client_command& command, const question& ask) {
   if (command.addr == address{}) throw examples::usage_error("--addr is required");
-  asio::io_context io(1);
-  real::env env(io.get_executor());
+  const examples::contact server{command.addr, cluster_name, client_purpose, command.timeout};
   exit_code code = exit_code::ok;
-  std::exception_ptr failure;
-  asio::co_spawn(io, converse(env, command, ask), [&](std::exception_ptr ended, exit_code answer) {
-    failure = ended;
-    code = answer;
-  });
-  io.run();
-  if (failure) std::rethrow_exception(failure);
+  const examples::conversation talk = [&](rpc_peer& peer) -> awaitable<void> { code = co_await ask(peer); };
+  examples::run_client([&](real::env& env) { return examples::converse(env, server, talk); });
   return code;
 }
 

@@ -1,16 +1,13 @@
 // raft_ctl: asks a group of raft_nodes, for scripts. Any node answers; it forwards what only the leader can do.
 #include "common/cli.hpp"
+#include "common/converse.hpp"
 #include "raft_replication/command.hpp"
 #include "raft_replication/protocol.hpp"
 #include "raft_replication/tables.hpp"
 
 #include <lockstep/core/fields.hpp>
-#include <lockstep/core/task_group.hpp>
-#include <lockstep/env/real.hpp>
-#include <lockstep/rpc/peer.hpp>
 
 #include <fmt/format.h>
-#include <asio/io_context.hpp>
 #include <nlohmann/json.hpp>
 
 #include <csignal>
@@ -52,46 +49,8 @@ bool parse_table_or_json(std::string_view text) {
   return text == "json";
 }
 
-/// What is done over one connection.
-using conversation = std::function<awaitable<void>(rpc_peer&)>;
-
-/// @throws exit_error{unreachable}: no connection; what `talk` throws.
-awaitable<void> converse(real::env& env, const ctl_command& command, const address& where, const conversation& talk) {
-  std::optional<real::stream> stream;
-  std::error_code refused;
-  try {
-    stream.emplace(co_await env.connect(where, std::min<duration>(command.timeout, std::chrono::seconds(2))));
-  } catch (const std::system_error& error) {
-    refused = error.code();
-  }
-  if (!stream) throw cannot_connect(where.to_string(), refused);
-  channel_options options;
-  options.cluster = command.cluster;
-  options.purpose = client_purpose;
-  options.handshake_timeout = std::min<duration>(command.timeout, std::chrono::seconds(2));
-  channel connection(env, std::move(*stream), options);
-  try {
-    (void)co_await connection.handshake();
-  } catch (const std::system_error& error) {
-    throw exit_error(exit_code::unreachable, error.what());
-  }
-  const rpc_service nothing_served;
-  rpc_peer peer(std::move(connection), nothing_served);
-  task_group running(env.get_executor());
-  running.spawn(peer.run());
-  std::exception_ptr failure;
-  try {
-    co_await talk(peer);
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when the connection is closed
-  }
-  peer.abort();
-  try {
-    co_await running.join();
-  } catch (const std::system_error&) {
-    // How the connection ended; what that means, the answer has said.
-  }
-  if (failure) std::rethrow_exception(failure);
+contact contact_of(const ctl_command& command, const address& where) {
+  return {where, command.cluster, client_purpose, std::min<duration>(command.timeout, std::chrono::seconds(2))};
 }
 
 /// @throws exit_error{unreachable}: it was not asked, another node may be; outcome_unknown.
@@ -120,7 +79,8 @@ awaitable<void> ask_over(rpc_peer& peer, const ctl_command& command, const addre
 
 awaitable<void> ask(real::env& env, const ctl_command& command, const address& where, reply& answer) {
   const conversation talk = [&](rpc_peer& peer) { return ask_over(peer, command, where, answer); };
-  co_await converse(env, command, where, talk);
+  const contact endpoint = contact_of(command, where);
+  co_await converse(env, endpoint, talk);
 }
 
 /// Of the first endpoint that can be reached.
@@ -226,8 +186,9 @@ awaitable<void> watch(real::env& env, const ctl_command& command, exit_code&) {
   std::string why;
   for (const address& where : command.endpoints) {
     const conversation talk = [&](rpc_peer& peer) { return watch_over(peer, command); };
+    const contact endpoint = contact_of(command, where);
     try {
-      co_await converse(env, command, where, talk);
+      co_await converse(env, endpoint, talk);
     } catch (const exit_error& error) {
       if (error.code() != exit_code::unreachable) throw;
       why += (why.empty() ? "" : "; ") + std::string(error.what());
@@ -252,13 +213,8 @@ exit_code run(ctl_command& command, verb what, action doing) {
     // Nothing to drain: what was printed is flushed.
     for (const int number : {SIGINT, SIGTERM}) std::signal(number, [](int) { std::_Exit(0); });
   }
-  asio::io_context io(1);
-  real::env env(io.get_executor());
   exit_code code = exit_code::ok;
-  std::exception_ptr failure;
-  asio::co_spawn(io, doing(env, command, code), [&](std::exception_ptr ended) { failure = ended; });
-  io.run();
-  if (failure) std::rethrow_exception(failure);
+  run_client([&](real::env& env) { return doing(env, command, code); });
   return code;
 }
 
