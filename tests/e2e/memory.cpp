@@ -1,10 +1,13 @@
-// What logs and catch-up cost in memory and in reading: processes of their own, judged by their anonymous memory.
+// What logs, catch-up and snapshots cost in memory and in reading: processes of their own, judged by their anonymous
+// memory.
 //
 // Mapped files are the kernel's to drop and do not count; VmRSS and VmData would count them, or what was never touched.
 // LOCKSTEP_BIG_TESTS=1 runs the same with a log of 10 GiB (20 GiB of disk under TMPDIR).
 #include "lockstep/catchup.hpp"
 #include "lockstep/log.hpp"
+#include "lockstep/raft/node.hpp"
 #include "run.hpp"
+#include "support/raft_group.hpp"
 #include "temporary_directory.hpp"
 
 #include <gtest/gtest.h>
@@ -244,6 +247,123 @@ TEST(memory, leader_and_follower_with_a_big_log_stay_small) {
   EXPECT_LT(of_leader, 64 * mib);
   EXPECT_LT(of_follower, 64 * mib);
   if (!big) std::printf("LOCKSTEP_BIG_TESTS=1 runs this with 10 GiB\n");
+}
+
+// --- A snapshot of a big state
+// -----------------------------------------------------------------------------------
+
+constexpr std::uint64_t state_bytes = 256 * mib;
+
+/// A state that is made as it is written down, and looked at as it is read: nothing is kept of it.
+struct generated_state {
+  bool restored = false;
+
+  static std::byte byte_at(std::uint64_t offset) { return std::byte((offset * 0x9e3779b97f4a7c15u) >> 56); }
+
+  void apply(const raft::entry&, byte_buffer&) {}
+  awaitable<void> snapshot(raft::snapshot_sink& to) {
+    std::vector<std::byte> part(payload_bytes);
+    for (std::uint64_t offset = 0; offset < state_bytes; offset += part.size()) {
+      for (std::size_t i = 0; i < part.size(); ++i) part[i] = byte_at(offset + i);
+      co_await to.write(part);
+    }
+  }
+  awaitable<void> restore(raft::snapshot_source& from) {
+    std::vector<std::byte> part(payload_bytes);
+    for (std::uint64_t offset = 0; offset < state_bytes; offset += part.size()) {
+      co_await raft::read_whole(from, part);
+      for (std::size_t i = 0; i < part.size(); ++i) {
+        if (part[i] != byte_at(offset + i)) throw std::runtime_error("a wrong byte of the state");
+      }
+    }
+    restored = co_await from.read(part) == 0;
+  }
+};
+
+using generating_node = raft::node<generated_state>;
+
+raft::node_options member(node_id id, const std::string& directory) {
+  raft::node_options options;
+  options.core.id = id;
+  options.cluster = "memory";
+  options.directory = directory;
+  options.snapshot_after_bytes = 0;
+  options.keep_log_bytes = 0;
+  options.log.segment_bytes = 64 << 10;
+  return options;
+}
+
+awaitable<void> serve(real::env& env, generating_node& node, address where) {
+  std::error_code ec;
+  server_options serving;
+  serving.channel = node.hello();
+  server accepting(env, env.listen(where, ec), serving);
+  if (ec) throw std::system_error(ec);
+  accepting.on(raft::raft_purpose, [&node](channel& from) { return node.serve(from); });
+  co_await accepting.run();
+}
+
+void must(const std::error_code& ec) {
+  if (ec) throw std::system_error(ec);
+}
+
+// The leader has no log for the other one any more.
+awaitable<void> grow_from_one_to_two(real::env& env, generating_node& leader, generating_node& other,
+                                     const generated_state& of_other, std::string where) {
+  const auto soon = [&env] { return env.now() + std::chrono::milliseconds(10); };
+  while (leader.core().role() != raft::role::leader) must(co_await leader.changed(soon()));
+  const std::vector<std::byte> command(payload_bytes);
+  for (int i = 0; i < 20; ++i) {
+    const raft::outcome done = co_await leader.propose(command, default_deadline);
+    must(done.error);
+  }
+  must(co_await leader.snapshot(default_deadline));
+  if (leader.log().base().index == 0) throw std::runtime_error("the leader's log is whole");
+  raft::change_error why{};
+  must(co_await leader.add(2, where, default_deadline, why));
+  while (!of_other.restored || other.applied() < leader.applied()) must(co_await other.changed(soon()));
+}
+
+awaitable<void> send_a_snapshot(real::env& env, const std::string& directory) {
+  const std::string host = raft_host();
+  const address first(host, free_port(host));
+  const address second(host, free_port(host));
+  generated_state full, empty;
+  raft::node_options founder = member(1, directory + "/leader");
+  founder.members = {{1, first.to_string()}};
+  const auto leader = co_await generating_node::open(env, founder, full);
+  const raft::node_options joins = member(2, directory + "/follower");
+  const auto follower = co_await generating_node::open(env, joins, empty);
+  task_group running(env.get_executor());
+  for (const auto& [node, where] : {std::pair(leader.get(), first), std::pair(follower.get(), second)}) {
+    running.spawn(serve(env, *node, where));
+    running.spawn(node->run());
+  }
+  co_await grow_from_one_to_two(env, *leader, *follower, empty, second.to_string());
+  co_await leader->close();
+  co_await follower->close();
+  running.cancel();
+  co_await running.join();
+}
+
+TEST(memory, a_snapshot_goes_from_disk_to_disk_without_the_state_in_memory) {
+#ifdef LOCKSTEP_SANITIZED
+  GTEST_SKIP() << "a sanitizer keeps memory of its own";
+#endif
+  const temporary_directory directory;
+  if (std::filesystem::space(directory.path()).available < 3 * state_bytes) GTEST_SKIP() << "needs 768 MiB";
+  child both([&] {
+    asio::io_context io(1);
+    real::env env(io.get_executor());
+    memory_watch watch(env);
+    const std::uint64_t before = anonymous_bytes();
+    test::run(io, send_a_snapshot(env, directory.path()), std::chrono::minutes(5));
+    return watch.peak() - before;
+  });
+  const std::uint64_t grown = both.result(std::chrono::minutes(5));
+  std::printf("snapshot of %llu MiB: leader and follower together %llu KiB of anonymous memory\n",
+              static_cast<unsigned long long>(state_bytes / mib), static_cast<unsigned long long>(grown >> 10));
+  EXPECT_LT(grown, 64 * mib);
 }
 
 // --- Opening many segments
