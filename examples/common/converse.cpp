@@ -10,6 +10,7 @@
 #include <lockstep/core/task_group.hpp>
 
 #include "common/exit_codes.hpp"
+#include "common/output.hpp"
 
 namespace lockstep::examples {
 
@@ -57,7 +58,11 @@ void run_client(const std::function<awaitable<void>(real::env&)>& work) {
   std::exception_ptr failure;
   asio::co_spawn(io, work(env), [&](std::exception_ptr ended) { failure = ended; });
   io.run();
-  if (failure) std::rethrow_exception(failure);
+  try {
+    if (failure) std::rethrow_exception(failure);
+  } catch (const exit_error& error) {
+    throw exit_error(error.code(), escape(error.what()));
+  }
 }
 
 }  // namespace lockstep::examples

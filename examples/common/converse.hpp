@@ -26,7 +26,8 @@ using conversation = std::function<awaitable<void>(rpc_peer&)>;
 /// @throws exit_error{unreachable}: no connection; what `talk` throws.
 awaitable<void> converse(real::env& env, const contact& with, const conversation& talk);
 
-/// Runs `work` on an io_context of its own to its end, and throws what it throws.
+/// Runs `work` on an io_context of its own to its end, and throws what it throws; an exit_error with its text escaped,
+/// since it may have a peer's bytes in it.
 void run_client(const std::function<awaitable<void>(real::env&)>& work);
 
 }  // namespace lockstep::examples

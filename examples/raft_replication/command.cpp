@@ -268,9 +268,9 @@ std::string describe(const request& asked, const reply& answer) {
     case reply_code::ok:
       if (asked.what == verb::get) return with_value();
       if (asked.what == verb::status || asked.what == verb::members) return answer.words;
-      if (!answer.words.empty()) return "OK " + answer.words;
+      if (!answer.words.empty()) return "OK " + examples::escape(answer.words);
       return fmt::format("OK index={} term={}", answer.index, answer.term);
-    default: return "ERROR " + answer.words;
+    default: return "ERROR " + examples::escape(answer.words);
   }
 }
 

@@ -112,6 +112,15 @@ exit_code exit_code_of(const reply& answer) {
   return exit_code::failure;
 }
 
+/// Of status and members.
+json parse_words(const reply& answer) {
+  try {
+    return json::parse(answer.words);
+  } catch (const json::parse_error& error) {
+    throw exit_error(exit_code::failure, std::string("malformed answer: ") + error.what());
+  }
+}
+
 json as_json(const ctl_command& command, const reply& answer) {
   json out;
   out["outcome"] = name_of(answer.code);
@@ -128,10 +137,10 @@ awaitable<void> carry_out(real::env& env, const ctl_command& command, exit_code&
   code = exit_code_of(answer);
   const bool tabular = command.asked.what == verb::members && answer.ok();
   if (command.json) {
-    const json out = tabular ? json::parse(answer.words) : as_json(command, answer);
+    const json out = tabular ? parse_words(answer) : as_json(command, answer);
     write_out(json_text(out, tabular ? 2 : -1) + "\n");
   } else if (tabular) {
-    write_out(members_table(json::parse(answer.words)) + "\n");
+    write_out(members_table(parse_words(answer)) + "\n");
   } else if (command.asked.what == verb::get && answer.ok()) {
     write_out(shown(*answer.value, command.raw) + "\n");
   } else if (answer.code == reply_code::absent || answer.code == reply_code::differs || answer.ok()) {
@@ -151,7 +160,7 @@ awaitable<void> show_status(real::env& env, const ctl_command& command, exit_cod
     try {
       reply answer;
       co_await ask(env, command, where, answer);
-      one.update(json::parse(answer.words));
+      one.update(parse_words(answer));
       reached = true;
     } catch (const exit_error& error) {
       one["error"] = error.what();

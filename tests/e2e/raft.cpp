@@ -518,6 +518,15 @@ TEST(raft_ctl_program, its_exit_codes_say_what_happened) {
   EXPECT_EQ(group.ctl({"status"}).code, 3);
 }
 
+TEST(raft_ctl_program, what_a_peer_says_is_escaped_on_standard_error_too) {
+  raft_group group(1, {"--cluster", "\x1b[31mred"});
+  group.start_all();
+  const run_result refused = group.ctl({"get", "k"});
+  EXPECT_EQ(refused.code, 3);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("'\\x1b[31mred'"), testing::Not(HasSubstr("\x1b"))));
+  EXPECT_THAT(group.ctl({"status"}).out, AllOf(HasSubstr("'\\x1b[31mred'"), testing::Not(HasSubstr("\x1b"))));
+}
+
 TEST(raft_ctl_program, members_are_added_promoted_given_the_lead_and_removed) {
   raft_group group(3);
   group.start_all();

@@ -129,6 +129,8 @@ TEST(raft_replication_command, answers_read_as_the_document_says) {
   refused.code = reply_code::no_leader;
   refused.words = "no leader (term 4, last contact 2.1 s)";
   EXPECT_EQ(describe(get, refused), "ERROR no leader (term 4, last contact 2.1 s)");
+  refused.words = "\x1b[31mred";
+  EXPECT_EQ(describe(get, refused), "ERROR \\x1b[31mred");
 }
 
 }  // namespace
