@@ -10,6 +10,7 @@
 #include <lockstep/core/task_group.hpp>
 
 #include "common/exit_codes.hpp"
+#include "common/first_failure.hpp"
 #include "common/output.hpp"
 
 namespace lockstep::examples {
@@ -37,19 +38,15 @@ awaitable<void> converse(real::env& env, const contact& with, const conversation
   rpc_peer peer(std::move(connection), nothing_served);
   task_group running(env.get_executor());
   running.spawn(peer.run());
-  std::exception_ptr failure;
-  try {
-    co_await talk(peer);
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when the connection is closed
-  }
+  first_failure failure;
+  co_await failure.of(talk(peer));
   peer.abort();
   try {
     co_await running.join();
   } catch (const std::system_error&) {
     // How the connection ended; what that means, the answer has said.
   }
-  if (failure) std::rethrow_exception(failure);
+  failure.rethrow();
 }
 
 void run_client(const std::function<awaitable<void>(real::env&)>& work) {

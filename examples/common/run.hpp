@@ -19,6 +19,7 @@
 #include <lockstep/core/task_group.hpp>
 #include <lockstep/env/real.hpp>
 
+#include "common/first_failure.hpp"
 #include "common/signals.hpp"
 
 namespace lockstep::examples {
@@ -43,15 +44,11 @@ class stop_signal {
   awaitable<void> run_until(awaitable<void> serve, std::function<awaitable<void>()> stop) {
     if (came_) co_return;
     stop_ = std::move(stop);
-    std::exception_ptr failure;
-    try {
-      co_await std::move(serve);
-    } catch (...) {
-      failure = std::current_exception();  // rethrown when the stopping has ended
-    }
+    first_failure failure;
+    co_await failure.of(std::move(serve));
     stop_ = nullptr;
-    co_await stopping_.join();
-    if (failure) std::rethrow_exception(failure);
+    co_await failure.of(stopping_.join());
+    failure.rethrow();
   }
 
   /// Nothing waits for signals any more.

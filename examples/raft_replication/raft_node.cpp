@@ -1,5 +1,6 @@
 // raft_node: a member of a replicated key-value map, with a shell. This file is its command line and its assembly.
 #include "common/cli.hpp"
+#include "common/first_failure.hpp"
 #include "common/logging.hpp"
 #include "common/ready.hpp"
 #include "common/run.hpp"
@@ -47,29 +48,25 @@ void check(node_command& command) {
   }
 }
 
+awaitable<void> obey(real::env& env, replica& of, duration timeout) {
+  shell typed(env, of, timeout);
+  co_await typed.run();
+}
+
 // Its end is that of the program.
 awaitable<void> type(real::env& env, replica& of, duration timeout, stop_signal& signal) {
-  std::exception_ptr failure;
-  try {
-    shell typed(env, of, timeout);
-    co_await typed.run();
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when the end has begun
-  }
+  first_failure failure;
+  co_await failure.of(obey(env, of, timeout));
   signal.stop();
-  if (failure) std::rethrow_exception(failure);
+  failure.rethrow();
 }
 
 awaitable<void> stop(task_group& typing, http_server* http, replica& member) {
   typing.cancel();
-  std::exception_ptr failure;
-  try {
-    if (http) co_await http->close();
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when all is closed
-  }
-  co_await member.close();
-  if (failure) std::rethrow_exception(failure);
+  first_failure failure;
+  if (http) co_await failure.of(http->close());
+  co_await failure.of(member.close());
+  failure.rethrow();
 }
 
 awaitable<void> serve(real::env& env, stop_signal& signal, node_command command) {
@@ -86,20 +83,11 @@ awaitable<void> serve(real::env& env, stop_signal& signal, node_command command)
   task_group typing(env.get_executor());
   if (!command.no_shell) typing.spawn(type(env, *member, command.timeout, signal));
   std::function<awaitable<void>()> stop_all = [&] { return stop(typing, http.get(), *member); };
-  std::exception_ptr failure;
-  try {
-    awaitable<void> taking_part = member->run();
-    co_await signal.run_until(std::move(taking_part), stop_all);
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when all has ended
-  }
-  try {
-    co_await stop(typing, http.get(), *member);
-  } catch (...) {
-    if (!failure) failure = std::current_exception();
-  }
+  first_failure failure;
+  co_await failure.of(signal.run_until(member->run(), stop_all));
+  co_await failure.of(stop(typing, http.get(), *member));
   co_await typing.join();
-  if (failure) std::rethrow_exception(failure);
+  failure.rethrow();
   log->info("stopped; applied up to index {}", member->node().applied());
 }
 

@@ -1,6 +1,7 @@
 #include "raft_replication/replica.hpp"
 
 #include "common/exit_codes.hpp"
+#include "common/first_failure.hpp"
 #include "common/output.hpp"
 
 #include <fmt/format.h>
@@ -71,15 +72,11 @@ awaitable<void> replica::run() {
 
 awaitable<void> replica::close() {
   if (std::exchange(closed_, true)) co_return;
-  std::exception_ptr failure;
-  try {
-    co_await node_->close();
-  } catch (...) {
-    failure = std::current_exception();  // rethrown when all is closed
-  }
-  co_await links_.close();
-  co_await server_->close();
-  if (failure) std::rethrow_exception(failure);
+  examples::first_failure failure;
+  co_await failure.of(node_->close());
+  co_await failure.of(links_.close());
+  co_await failure.of(server_->close());
+  failure.rethrow();
 }
 
 // It may have a peer's bytes in it.
