@@ -64,6 +64,7 @@ TEST(raft_snapshots, one_that_failed_is_tried_again_from_where_the_follower_is) 
   EXPECT_EQ(c[1].progress_of(3)->pending_snapshot(), 11u);
   c[1].snapshot_failed(3);
   EXPECT_EQ(c[1].progress_of(3)->state(), progress::state_t::probe);
+  EXPECT_EQ(c[1].progress_of(3)->next(), c[1].progress_of(3)->match() + 1);
   c.settle();
   EXPECT_EQ(c[1].progress_of(3)->pending_snapshot(), 11u);
   c.installs_at_once = true;
