@@ -154,6 +154,42 @@ TEST(raft_members, a_joint_configuration_needs_both_halves_to_elect) {  // paper
   EXPECT_TRUE(c.run_until([&] { return c.leader() != 0; }));
 }
 
+TEST(raft_members, a_joint_configuration_needs_both_halves_to_read_and_to_be_led) {  // paper, 6
+  for (const node_id silent : id_set{2, 4}) {
+    SCOPED_TRACE(silent);
+    cluster c(3);
+    add_nodes(c);
+    c.elect(1);
+    EXPECT_FALSE(change(c, 1, replace_two(transition::joint_explicit)));
+    c.settle();
+    for (const node_id id : {silent, silent + 1}) c.isolate(id);
+    EXPECT_FALSE(c.read(1, 7));
+    c.settle();
+    EXPECT_FALSE(c.reads.contains(7));
+    EXPECT_TRUE(c.run_until([&] { return c[1].role() != role::leader; }, 2 * timeout));
+  }
+}
+
+TEST(raft_members, a_joint_configuration_is_not_left_before_it_is_committed) {  // paper, 6
+  cluster c(3);
+  add_nodes(c);
+  c.elect(1);
+  c.slow_disks = {2, 3};
+  EXPECT_TRUE(c.propose(1, "before it"));
+  EXPECT_FALSE(change(c, 1, replace_two(transition::joint_auto_leave)));
+  c.settle();
+  c.nodes.at(2).log.sync(2);
+  c.perform(2, c[2].persisted(c.now));
+  c.settle();
+  ASSERT_EQ(c[1].commit(), 2u);
+  EXPECT_TRUE(c[1].members().is_joint());
+  EXPECT_EQ(configurations(c, 1), 1);
+  c.slow_disks.clear();
+  c.settle();
+  EXPECT_FALSE(c[1].members().is_joint());
+  EXPECT_EQ(configurations(c, 1), 2);
+}
+
 TEST(raft_members, a_joint_configuration_is_left_once_by_itself) {
   cluster c(3);
   add_nodes(c);

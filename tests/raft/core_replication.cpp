@@ -93,6 +93,21 @@ TEST(raft_replication, a_follower_commits_what_it_has_durable_of_what_the_leader
   EXPECT_EQ(c[2].commit(), 4u);
 }
 
+TEST(raft_replication, a_follower_commits_nothing_that_the_leader_of_this_term_has_not_matched) {  // paper, figure 2
+  cluster c(3);
+  c.give(1, {1, 1, 1, 1});
+  c.give(2, {1, 1, 1, 1});
+  c.give(3, {1, 1, 2, 2});
+  c.receive(append(c, 1, 2, 5, 4));  // to which all of it was the same
+  c.receive(append(c, 3, 2, 2, 2, 4));
+  EXPECT_EQ(c[2].commit(), 2u);
+  EXPECT_EQ(c.nodes.at(2).log.acked().index, 4u) << "what follows is durable, and another leader's";
+  c.receive(append(c, 3, 2, 3, 4, 4));
+  c.sync(2);
+  EXPECT_EQ(c[2].commit(), 4u);
+  EXPECT_EQ(c.nodes.at(2).log.last(), c.nodes.at(3).log.last());
+}
+
 TEST(raft_replication, stale_acks_and_nacks_never_move_match) {
   cluster c(3);
   lead_alone(c);
@@ -159,6 +174,23 @@ TEST(raft_replication, what_is_in_flight_and_not_committed_is_counted_back_to_ze
   propose(c, 1, 20);
   ASSERT_TRUE(c.run_until([&] { return c[1].role() != role::leader; }));
   EXPECT_EQ(c[1].uncommitted_bytes(), 0u);
+}
+
+TEST(raft_replication, what_was_in_flight_over_a_lost_connection_is_not_waited_for) {
+  core_options small_window;
+  small_window.in_flight.messages = 2;
+  cluster c(3, small_window);
+  c.elect(1);
+  c.cut_off(1, 2);
+  propose(c, 1, 5);
+  ASSERT_TRUE(c[1].progress_of(2)->is_paused());
+  ASSERT_EQ(c[1].progress_of(2)->in_flight().messages(), 2u);
+  c.ships_at_once = false;
+  c.heal();
+  EXPECT_FALSE(c[1].progress_of(2)->is_paused());
+  EXPECT_EQ(c[1].progress_of(2)->in_flight().messages(), 0u);
+  c.settle();
+  EXPECT_EQ(c[1].progress_of(2)->match(), c.last(1));
 }
 
 TEST(raft_replication, what_may_be_applied_never_goes_back_and_ends_with_all) {
