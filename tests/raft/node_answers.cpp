@@ -71,6 +71,59 @@ TEST(raft_node_answers, a_leader_that_hears_another_one_of_its_term_stops_and_na
   EXPECT_NE(target.failure_text().find(said), std::string::npos) << target.failure_text();
 }
 
+// --- votes ------------------------------------------------------------------------------------------------------
+
+/// Wants node 2's vote in term 10, as node `id`, and notes what it says.
+awaitable<void> want_vote(sim::env& on, node_id id, std::optional<bool>& granted) {
+  message request = from_leader(message_type::vote_request);
+  request.from = id;
+  request.term = 10;
+  request.at = {9, 100, 0};
+  std::optional<channel_type> over;
+  co_await connect_to(on, id, 2, over);
+  co_await send(*over, request);
+  for (;;) {
+    const frame_view frame = co_await over->receive();
+    const auto heard = decode_message(frame);
+    if (heard && heard->type == message_type::vote_response && !heard->pre) granted = heard->granted;
+  }
+}
+
+/// Node 2 of three; a test speaks as the others.
+struct lonely_voter : group {
+  sim::node& target = *world.nodes()[1];
+
+  explicit lonely_voter(std::uint64_t seed) : group(seed) {
+    for (const std::size_t other : {0u, 2u}) world.nodes()[other]->crash();
+    await_node();
+  }
+  void await_node() {
+    EXPECT_TRUE(world.run_until([&] { return nodes[1] != nullptr; }, 10s));
+    world.run_for(10ms);  // it listens
+  }
+  void restart_after_power_loss() {
+    target.lose_power({});
+    target.start();
+    await_node();
+  }
+  std::optional<bool> vote_for(node_id id) {
+    std::optional<bool> granted;
+    sim::node& candidate = *world.nodes()[id - 1];
+    candidate.start([&granted, id](sim::env& on) { return want_vote(on, id, granted); });
+    (void)world.run_until([&] { return granted.has_value(); }, 500ms);
+    candidate.crash();
+    return granted;
+  }
+};
+
+TEST(raft_node_answers, a_vote_that_was_told_is_not_given_again_after_a_power_loss) {  // paper, figure 2
+  lonely_voter of(49);
+  EXPECT_EQ(of.vote_for(1), true);
+  of.restart_after_power_loss();
+  EXPECT_EQ(of.vote_for(3), false);
+  EXPECT_EQ(of.vote_for(1), true);
+}
+
 // --- proposals --------------------------------------------------------------------------------------------------
 
 TEST(raft_node_answers, a_follower_refuses_a_proposal_and_names_the_leader) {
