@@ -606,5 +606,43 @@ TEST(raft_node, what_came_of_a_snapshot_over_one_connection_counts_for_the_next)
   EXPECT_EQ(of.machines[1]->applied, (std::vector<std::string>{"one", "two"}));
 }
 
+TEST(raft_node, a_single_node_acknowledges_nothing_before_its_sync) {
+  group of(15, node_options(), 1);
+  sim::node& alone = *of.world.nodes()[0];
+  alone.disk_time.extra = 2ms;
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_TRUE(of.goes_on(1));
+    alone.lose_power({});
+    alone.start();
+  }
+  ASSERT_TRUE(of.goes_on(1));
+  EXPECT_TRUE(of.agrees());
+}
+
+TEST(raft_node, members_that_only_a_snapshot_tells_of_count_after_a_restart) {
+  group of(17, with_small_snapshots(), 4);
+  of.founders = 3;
+  ASSERT_TRUE(of.goes_on(5));
+  std::error_code changed;
+  of.run_on(of.leader(), [&](sim::env&, node_type& node) -> awaitable<void> {
+    change_error why{};
+    changed = co_await node.add(4, "n4:7000", 5s, why);
+  });
+  ASSERT_FALSE(changed) << changed.message();
+  const index_t at = of.nodes[of.leader()]->core().members_index();
+  of.command_bytes = 200;
+  for (std::size_t i = 0; i < of.size; ++i) {
+    SCOPED_TRACE(i);
+    ASSERT_TRUE(of.world.run_until([&] { return of.nodes[i] && of.nodes[i]->log().base().index > at; }, 60s));
+  }
+  for (const auto& each : of.world.nodes()) each->lose_power({});
+  for (const auto& each : of.world.nodes()) each->start();
+  ASSERT_TRUE(of.world.run_until(
+      [&] { return std::none_of(of.nodes.begin(), of.nodes.end(), [](const auto* each) { return each == nullptr; }); },
+      10s));
+  for (const node_type* const each : of.nodes) EXPECT_TRUE(each->core().members().learners.contains(4));
+  EXPECT_TRUE(of.goes_on(10));
+}
+
 }  // namespace
 }  // namespace lockstep::raft::test

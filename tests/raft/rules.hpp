@@ -260,12 +260,12 @@ class rules {
     };
     require(seen_[at.id].members.voters.vote(voted) == vote_result::won, "node ", at.id, " leads without a quorum");
     // Leader completeness: it has all that was committed in earlier terms. (Answers that come late may elect it when a
-    // later one leads.)
-    const auto of_this_term = std::partition_point(committed.begin(), committed.end(),
-                                                   [term](const position& each) { return each.epoch < term; });
-    if (of_this_term == committed.begin() || at.log.base().index >= std::prev(of_this_term)->index) return;
-    const position& due = *std::prev(of_this_term);
-    require(at.log.position_at(due.index) == due, "node ", at.id, " leads and lacks a committed record");
+    // later one leads, which may have committed records of earlier terms.)
+    const auto of_this_term =
+        std::partition_point(committed_in_.begin(), committed_in_.end(), [term](term_t each) { return each < term; });
+    const auto due = static_cast<index_t>(of_this_term - committed_in_.begin());
+    if (due == 0 || at.log.base().index >= due) return;
+    require(at.log.position_at(due) == committed[due - 1], "node ", at.id, " leads and lacks a committed record");
   }
 
   void commits(const node& at) {
@@ -275,6 +275,7 @@ class rules {
     for (index_t i = committed.size() + 1; i <= core.commit(); ++i) {
       require(i > at.log.base().index, "node ", at.id, " has committed behind a gap");
       committed.push_back(*at.log.position_at(i));
+      committed_in_.push_back(core.term());
     }
     if (core.commit() == 0) return;
     const position end = *at.log.position_at(core.commit());
@@ -332,6 +333,7 @@ class rules {
 
   const std::map<node_id, node>& nodes_;
   std::map<node_id, seen> seen_;
+  std::vector<term_t> committed_in_;  // by index - 1: the term that the first one was in
   std::map<std::pair<term_t, node_id>, node_id> votes_;
   std::set<std::pair<std::pair<term_t, node_id>, node_id>> promises_;  // pre-votes: term, voter, candidate
 };

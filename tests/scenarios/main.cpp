@@ -241,7 +241,8 @@ int main(int argc, char** argv) {
       ->type_name("DIR");
   app.add_flag("--json", asked.json, "Print one JSON object on standard output, and everything else on standard error");
   app.add_flag("--mutants", tries_mutants,
-               "Try every mutant, or --mutant's: how many --seeds (2000) of each scenario kill it, and which faults");
+               "Try every mutant, or --mutant's, which may name a block: how many --seeds (2000) of each scenario kill "
+               "it, and which faults");
   app.add_flag("--ablate", ablates, "With --mutants: also switch each fault family off; which ones survive then?")
       ->needs("--mutants");
   app.add_flag("--markdown", markdown, "With --mutants: print a table for documents")
@@ -257,7 +258,9 @@ int main(int argc, char** argv) {
       if (app.count("--seeds") != 0) options.seeds = asked.seeds;
       options.jobs = asked.jobs;
       options.without = asked.without;
-      (void)chosen_mutant(asked.mutant);
+      const auto is_of_block = [&](const lockstep::mutant_info& each) { return each.block == asked.mutant; };
+      if (std::none_of(lockstep::mutants.begin(), lockstep::mutants.end(), is_of_block))
+        (void)chosen_mutant(asked.mutant);
       options.only = asked.mutant;
       const table_format format = asked.json ? table_format::json
                                   : markdown ? table_format::markdown

@@ -337,7 +337,7 @@ std::vector<mutant_row> run_mutants(const mutant_options& options) {
   std::vector<mutant_row> rows;
   progress_line progress;
   for (const mutant_info& each : mutants) {
-    if (!options.only.empty() && each.name != options.only) continue;
+    if (!options.only.empty() && each.name != options.only && each.block != options.only) continue;
     progress.say(std::to_string(rows.size()) + " of " + std::to_string(mutants.size()) + " mutants, " +
                  std::to_string(number_killed(rows)) + " killed; now " + std::string(each.name));
     rows.push_back(in_a_child(each, [&] { return hunt(each, options).run(); }));

@@ -46,7 +46,7 @@ struct mutant_row {
 struct mutant_options {
   std::uint64_t seeds = 2000;  ///< of each scenario
   std::size_t jobs = 0;
-  std::string only;  ///< one mutant; empty: all
+  std::string only;  ///< one mutant, or those of one block; empty: all
   std::vector<sim::fault_family> without;
   std::size_t ranges = 3;  ///< how many different seeds are begun with
 };
