@@ -411,13 +411,15 @@ void core<Log>::learn(const position& theirs) {
 
 template <core_log Log>
 void core<Log>::take_back_what_differs() {
-  // What its leader has behind the start is of this epoch.
-  if (with_.start && last_.index > with_.start->index && own(with_.start->index + 1)->epoch != hard_.epoch) {
-    const index_t first = with_.start->index + 1;
-    with_.differs_from = std::min(with_.differs_from.value_or(first), first);
+  const index_t base = position(log_.base()).index;
+  if (with_.start) {
+    // What its leader has behind the start is of this epoch.
+    const index_t first = std::max(with_.start->index, base) + 1;
+    if (first <= last_.index && own(first)->epoch != hard_.epoch) {
+      with_.differs_from = std::min(with_.differs_from.value_or(first), first);
+    }
   }
   if (!with_.differs_from) return;
-  const index_t base = position(log_.base()).index;
   if (*with_.differs_from <= base) {
     effects_.catch_up = source();
     retire();
