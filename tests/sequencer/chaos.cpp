@@ -201,7 +201,7 @@ void run_seeds(bool quorum) {
   const char* const first = std::getenv("FIRST_SEED");
   const char* const count = std::getenv("SEEDS");
   const std::uint64_t from = first ? std::stoull(first) : 1;
-  const std::uint64_t seeds = count ? std::stoull(count) : 100;
+  const std::uint64_t seeds = count ? std::stoull(count) : 150;
   for (std::uint64_t seed = from; seed < from + seeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     ASSERT_NO_THROW(chaos(seed, quorum).run(3000));

@@ -10,9 +10,7 @@ using what = sender_table::what;
 class table : public sender_table {
  public:
   explicit table(const sender_limits& limits = {}) : sender_table(limits) {}
-  void say(sender_id sender, std::uint64_t n, std::uint64_t time_ns = 0) {
-    deliver({sender, n, time_ns, {}}, ++last_);
-  }
+  void say(sender_id sender, std::uint64_t n, std::uint64_t time_ns = 0) { deliver({sender, n, time_ns, {}}, ++last_); }
   [[nodiscard]] what is(sender_id sender, std::uint64_t n, std::uint64_t since_ns = 0) const {
     return check(sender, n, since_ns).is;
   }
