@@ -79,6 +79,22 @@ TEST(sequencer_order, what_is_held_back_is_bounded_by_bytes) {
   EXPECT_EQ(c.last(2), 3u) << "those that are next are kept";
 }
 
+TEST(sequencer_order, what_was_held_back_and_does_not_follow_is_not_appended) {
+  cluster c(3);
+  number_alone(c, 2);
+  memory_log other;
+  const std::string zeros(40, '\1');
+  for (int i = 0; i < 2; ++i) other.append(1, data_record, as_bytes(zeros));
+  message liar = c.made(message_type::records, 1, 2);
+  liar.at = *other.position_at(1);
+  liar.index = 2;
+  liar.records = other.batch(2, 1);
+  c.receive(liar);
+  c.receive(c.records(1, 2, 0, 1));
+  EXPECT_EQ(c.last(2), 1u);
+  EXPECT_EQ(c[2].held_bytes(), 0u);
+}
+
 TEST(sequencer_order, a_gap_is_asked_for_after_a_short_wait) {
   cluster c(3);
   number_alone(c, 3);
@@ -282,6 +298,7 @@ TEST(sequencer_once, log_time_does_not_go_back_under_a_leader_whose_clock_is_beh
   c.run_until([&] { return c[2].role() == role::leader; });
   say(c, 2, 7, 2, 2);
   EXPECT_EQ(c[2].log_time_ns(), before);
+  EXPECT_EQ(decode_entry(c.nodes.at(2).log.payload_of(2))->time_ns, before);
 }
 
 TEST(sequencer_once, too_much_that_is_not_delivered_is_refused) {

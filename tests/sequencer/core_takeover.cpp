@@ -338,6 +338,22 @@ TEST(sequencer_tails, without_quorum_acks_what_was_delivered_can_be_taken_back) 
   EXPECT_EQ(c.texts(1), (std::vector<std::string>{"7/1", "7/2", "8/1"}));
 }
 
+TEST(sequencer_tails, what_an_old_leader_has_let_deliver_says_nothing_of_the_new_one_s_records) {
+  cluster c(3, without_quorum());
+  c.elect(1);
+  c.isolate(1);
+  say(c, 1, 7, 1, 5);
+  c.heal();
+  c.receive(c.records(1, 3, 5, 5, 5));
+  c.crash(1);
+  ASSERT_FALSE(c.appoint(2));
+  ASSERT_TRUE(c.run_until([&] { return c[2].role() == role::leader; }));
+  c.slow_disks = {2};
+  say(c, 2, 8, 1, 1);
+  ASSERT_EQ(c.nodes.at(3).log.acked().index, 1u);
+  EXPECT_EQ(c[3].delivered(), 0u);
+}
+
 TEST(sequencer_tails, an_epoch_is_accepted_when_all_that_it_began_with_is_durable) {
   cluster c(3);
   c.elect(1);
