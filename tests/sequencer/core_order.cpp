@@ -126,7 +126,7 @@ TEST(sequencer_order, several_gaps_are_asked_for_at_once_up_to_the_limit) {
   two_at_once.fetches_in_flight = 2;
   cluster c(3, two_at_once);
   number_alone(c, 6);
-  for (const index_t at : {1, 3, 5}) c.receive(c.records(1, 2, at, at + 1));
+  for (const index_t at : {index_t{1}, index_t{3}, index_t{5}}) c.receive(c.records(1, 2, at, at + 1));
   c.now = c[2].deadline();
   c.tick(2);
   EXPECT_EQ(c.take(message_type::fetch, 2, 1)->index, 1u);

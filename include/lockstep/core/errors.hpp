@@ -27,7 +27,7 @@ enum class errc {
   // log
   log_failed,        ///< an earlier write or sync failed: the log accepts nothing more until it is opened again
   log_locked,        ///< another process writes to this directory
-  corrupt,           ///< stored bytes that were once good are not any more; no file was changed
+  corrupt,           ///< stored bytes that were once good are not any more; the damaged files stay as they are
   compacted,         ///< the index lies before the first record that is still kept
   out_of_range,      ///< the index lies beyond the last record
   record_too_large,  ///< the payload exceeds the log's limit
